@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""qkit: post-training quantization of CLIP models.
+
+    import qkit
+    result = qkit.calibrate("ViT-B-32:openai", "captions:calib.csv", bits=4, method="mse")
+    result.save("runs/first")
+    model = qkit.load("runs/first").model
+
+The names below are imported when first used, so that ``import qkit`` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qkit.calibration.registry import list_calibrators as list_calibrators
+    from qkit.clip.loading import ClipModel as ClipModel
+    from qkit.clip.loading import load_model as load_model
+    from qkit.errors import QkitError as QkitError
+    from qkit.errors import QkitWarning as QkitWarning
+    from qkit.pipeline.calibrate import CalibrationResult as CalibrationResult
+    from qkit.pipeline.calibrate import calibrate as calibrate
+    from qkit.pipeline.evaluate import Evaluator as Evaluator
+    from qkit.pipeline.save import Run as Run
+    from qkit.pipeline.save import load_run as load
+    from qkit.recipe import Recipe as Recipe
+    from qkit.recipe import list_recipes as list_recipes
+    from qkit.recipe import load_recipe as load_recipe
+    from qkit.recipe.overrides import Overrides as Overrides
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CalibrationResult",
+    "ClipModel",
+    "Evaluator",
+    "Overrides",
+    "QkitError",
+    "QkitWarning",
+    "Recipe",
+    "Run",
+    "calibrate",
+    "list_calibrators",
+    "list_recipes",
+    "load",
+    "load_model",
+    "load_recipe",
+]
+
+_HOMES = {
+    "CalibrationResult": "qkit.pipeline.calibrate:CalibrationResult",
+    "ClipModel": "qkit.clip.loading:ClipModel",
+    "Evaluator": "qkit.pipeline.evaluate:Evaluator",
+    "Overrides": "qkit.recipe.overrides:Overrides",
+    "QkitError": "qkit.errors:QkitError",
+    "QkitWarning": "qkit.errors:QkitWarning",
+    "Recipe": "qkit.recipe:Recipe",
+    "Run": "qkit.pipeline.save:Run",
+    "calibrate": "qkit.pipeline.calibrate:calibrate",
+    "list_calibrators": "qkit.calibration.registry:list_calibrators",
+    "list_recipes": "qkit.recipe:list_recipes",
+    "load": "qkit.pipeline.save:load_run",
+    "load_model": "qkit.clip.loading:load_model",
+    "load_recipe": "qkit.recipe:load_recipe",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        message = f"module 'qkit' has no attribute {name!r}"
+        raise AttributeError(message)
+    module, _, attribute = _HOMES[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

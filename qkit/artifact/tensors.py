@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""A quantized model as named tensors, integers packed, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from qkit.artifact.packing import pack, unpack
+from qkit.errors import ArtifactError
+from qkit.graph.layers import Layer, list_points
+from qkit.nn.layer import QuantLayer
+from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
+from qkit.numerics import dequantize, quantize
+from qkit.spec import QParams
+
+
+def to_tensors(model: nn.Module, layers: Sequence[Layer]) -> dict[str, Tensor]:
+    """Everything needed to rebuild a quantized model bit for bit.
+
+    A quantized weight ``NAME.weight`` is stored as ``NAME.weight.packed`` (uint8); every static
+    point as ``POINT.scale`` and, where affine, ``POINT.zero_point``; all else as it is.
+    """
+    weights = _quantized_weights(layers)
+    tensors = {
+        name: value.detach().cpu()
+        for name, value in model.state_dict().items()
+        if name not in weights and not _is_point_state(model, name)
+    }
+    for name, (layer, quantizer) in weights.items():
+        levels = quantize(layer.weight.detach(), quantizer.qparams, quantizer.spec, axis=0)
+        unsigned = (levels - quantizer.spec.quant_min).cpu()
+        tensors[f"{name}.packed"] = pack(unsigned, quantizer.spec.bits)
+    for point in list_points(model):
+        if not point.spec.dynamic:
+            tensors[f"{point.point}.scale"] = point.qparams.scale.cpu()
+            if not point.spec.symmetric:
+                tensors[f"{point.point}.zero_point"] = point.qparams.zero_point.cpu()
+    return tensors
+
+
+def from_tensors(model: nn.Module, layers: Sequence[Layer], tensors: Mapping[str, Tensor]) -> None:
+    """Fill a swapped model, its points attached, with stored tensors; ready to run quantized.
+
+    Raises:
+        ArtifactError: a tensor is missing, left over or of the wrong shape.
+    """
+    rest = dict(tensors)
+    try:
+        for point in list_points(model):
+            _restore_point(point, rest)
+        state = dict(rest)
+        for name, (layer, quantizer) in _quantized_weights(layers).items():
+            raw = unpack(
+                state.pop(f"{name}.packed"), quantizer.spec.bits, tuple(layer.weight.shape)
+            )
+            levels = raw.to(torch.int16) + quantizer.spec.quant_min
+            state[name] = dequantize(levels, quantizer.qparams, quantizer.spec, axis=0)
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ArtifactError(_misfit(str(error))) from error
+    lost = [name for name in missing if not _is_point_state(model, name)]
+    if lost or unexpected:
+        raise ArtifactError(_misfit(f"{(lost + unexpected)[0]!r}"))
+
+
+def _restore_point(point: TensorQuantizer, rest: dict[str, Tensor]) -> None:
+    if not point.spec.dynamic:
+        scale = rest.pop(f"{point.point}.scale")
+        default = torch.zeros_like(scale, dtype=torch.int32)
+        zero_point = default if point.spec.symmetric else rest.pop(f"{point.point}.zero_point")
+        point.set_qparams(QParams(scale, zero_point))
+    point.set_mode(Mode.QUANTIZE)
+
+
+def _quantized_weights(layers: Sequence[Layer]) -> dict[str, tuple[QuantLayer, TensorQuantizer]]:
+    return {
+        f"{layer.name}.weight": (layer.module, layer.weight_quantizer)
+        for layer in layers
+        if isinstance(layer.module, QuantLayer) and layer.weight_quantizer is not None
+    }
+
+
+def _is_point_state(model: nn.Module, name: str) -> bool:
+    owner = name.rpartition(".")[0]
+    return isinstance(model.get_submodule(owner), TensorQuantizer)
+
+
+def _misfit(detail: str) -> str:
+    return (
+        f"the stored tensors do not fit the model they name ({detail[:200]}). "
+        "Calibrate again with this version."
+    )

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""The quantizable layers of a swapped model as one flat list, in the order of its modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from qkit.nn.attention import OPERANDS, ExplicitAttention, QuantSDPA
+from qkit.nn.conv import QuantConv2d
+from qkit.nn.embedding import QuantEmbedding
+from qkit.nn.layer import QuantLayer
+from qkit.nn.linear import QuantProjection
+from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
+from qkit.spec import LayerKind, QuantSpec
+
+Towers = Mapping[str, tuple[str, ...]]
+"""Tower name to the paths of the modules and parameters that belong to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer with points: something with a weight, or the two products of an attention.
+
+    Attributes:
+        name: path in the swapped model.
+        tower: "image" or "text".
+        kind: what it computes; "attention" is the core between the q, k, v and out layers.
+        module: the swapped module.
+        attention: the attention that feeds this q, k or v layer; None for every other layer.
+    """
+
+    name: str
+    tower: str
+    kind: LayerKind
+    module: QuantLayer | QuantSDPA
+    attention: ExplicitAttention | None = None
+
+    @property
+    def weight_quantizer(self) -> TensorQuantizer | None:
+        """The weight point, if there is one."""
+        return self.module.weight_quantizer if isinstance(self.module, QuantLayer) else None
+
+    @property
+    def input_quantizers(self) -> tuple[TensorQuantizer, ...]:
+        """The points on this layer's inputs: one, or the operands of an attention core."""
+        if isinstance(self.module, QuantSDPA):
+            return tuple(self.module.points())
+        if self.attention is not None:
+            shared = self.attention.input_quantizer_of(self.module)
+            return () if shared is None else (shared,)
+        own = self.module.input_quantizer
+        return () if own is None else (own,)
+
+    @property
+    def points(self) -> tuple[TensorQuantizer, ...]:
+        """All points that change this layer's output."""
+        weight = self.weight_quantizer
+        return self.input_quantizers if weight is None else (*self.input_quantizers, weight)
+
+    def run_alone(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """This layer's output for float ``inputs`` with its own points on, whatever the mode."""
+        before = [(point, point.mode, point.fired) for point in self.points]
+        for point, _, _ in before:
+            point.mode = Mode.QUANTIZE
+        try:
+            if self.attention is not None and self.input_quantizers:
+                inputs = (self.input_quantizers[0](inputs[0]),)
+            forward: Callable[..., Tensor] = self.module.forward
+            return forward(*inputs)
+        finally:
+            for point, mode, fired in before:
+                point.mode, point.fired = mode, fired
+
+
+def list_layers(model: nn.Module, towers: Towers) -> tuple[Layer, ...]:
+    """All layers of the towers of a swapped model, in module order, each once."""
+    return tuple(_walk(model, towers))
+
+
+def list_points(model: nn.Module) -> list[TensorQuantizer]:
+    """All points of a model, in module order."""
+    return [module for module in model.modules() if isinstance(module, TensorQuantizer)]
+
+
+def tower_of(name: str, towers: Towers) -> str | None:
+    """The tower that the module or parameter ``name`` belongs to, or None."""
+    for tower, paths in towers.items():
+        if any(name == path or name.startswith(f"{path}.") for path in paths):
+            return tower
+    return None
+
+
+def _walk(model: nn.Module, towers: Towers) -> Iterator[Layer]:
+    feeds: dict[nn.Module, ExplicitAttention] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, ExplicitAttention):
+            feeds |= dict.fromkeys((module.q_proj, module.k_proj, module.v_proj), module)
+        tower = tower_of(name, towers)
+        if tower is not None and isinstance(module, QuantLayer | QuantSDPA):
+            yield Layer(name, tower, _kind(module), module, feeds.get(module))
+
+
+def _kind(module: QuantLayer | QuantSDPA) -> LayerKind:
+    if isinstance(module, QuantSDPA):
+        return "attention"
+    if isinstance(module, QuantConv2d):
+        return "conv"
+    if isinstance(module, QuantEmbedding):
+        return "embedding"
+    return "projection" if isinstance(module, QuantProjection) else "linear"
+
+
+def operand_bits(layer: Layer) -> dict[str, int | None]:
+    """Effective bits of every operand of ``layer``; None is float."""
+    if isinstance(layer.module, QuantSDPA):
+        specs = {q.point.role: q.spec for q in layer.input_quantizers}
+        return {role: _bits(specs.get(role)) for role in OPERANDS}
+    weight = layer.weight_quantizer
+    bits = {"weight": _bits(None if weight is None else weight.spec)}
+    if layer.kind != "embedding":
+        inputs = layer.input_quantizers
+        bits["input"] = _bits(inputs[0].spec if inputs else None)
+    return bits
+
+
+def _bits(spec: QuantSpec | None) -> int | None:
+    return None if spec is None else spec.bits

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""What all layers with a weight share: the two points, and a weight that is rounded only once."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
+from qkit.spec import PointId, Scheme
+
+
+class QuantLayer(nn.Module):
+    """Mixed in before a float class: ``class QuantLinear(QuantLayer, nn.Linear)``.
+
+    Without points it computes what the float class computes. The float parameters stay in place,
+    names and ``requires_grad`` included, so open_clip's own look-ups (``c_fc.weight.dtype``) work.
+
+    Attributes:
+        input_axis: channel axis of the input; None for a layer whose input is no float tensor.
+    """
+
+    input_axis: ClassVar[int | None] = -1
+    weight: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.input_quantizer: TensorQuantizer | None = None
+        self.weight_quantizer: TensorQuantizer | None = None
+        self._cached: tuple[tuple[int, int], Tensor] | None = None
+
+    @classmethod
+    @abstractmethod
+    def from_float(cls, module: Any) -> Self:
+        """Take over the parameters of a float module."""
+
+    @abstractmethod
+    def to_float(self) -> nn.Module:
+        """Give the parameters back to a float module."""
+
+    def attach(self, name: str, scheme: Scheme) -> None:
+        """Create the points that ``scheme`` asks for; ``name`` is this module's path."""
+        self.input_quantizer = self.weight_quantizer = None
+        if scheme.weight is not None:
+            self.weight_quantizer = TensorQuantizer(PointId(name, "weight"), scheme.weight, axis=0)
+        if scheme.input is not None and self.input_axis is not None:
+            point = PointId(name, "input")
+            self.input_quantizer = TensorQuantizer(point, scheme.input, self.input_axis)
+
+    def quantized_input(self, x: Tensor) -> Tensor:
+        """Pass ``x`` through the input point, if there is one."""
+        return x if self.input_quantizer is None else self.input_quantizer(x)
+
+    def quantized_weight(self) -> Tensor:
+        """The weight as the integers represent it, same shape; computed once for a frozen weight.
+
+        A weight that is being trained is rounded at every call, with a straight-through gradient.
+        """
+        quantizer = self.weight_quantizer
+        if quantizer is None or quantizer.mode is Mode.OFF:
+            return self.weight
+        if quantizer.mode is Mode.OBSERVE:
+            quantizer.fired += 1
+            return self.weight
+        if self.weight.requires_grad and torch.is_grad_enabled():
+            return quantizer(self.weight)  # type: ignore[no-any-return]
+        quantizer.fired += 1
+        key = (self.weight._version, quantizer.version)
+        if self._cached is None or self._cached[0] != key:
+            self._cached = (key, quantizer(self.weight.detach()))
+        return self._cached[1]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._cached = None
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""The only stateful point of a quantized model: observes one tensor, later rounds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from qkit.errors import CalibrationError
+from qkit.numerics import Grid, fake_quantize, make_grid, token_qparams
+from qkit.observers import Observer, make_observer, read_stats
+from qkit.spec import PointId, QParams, QuantSpec, TensorStats
+
+
+class Mode(Enum):
+    """What a point does with the tensors that pass it."""
+
+    OFF = "off"
+    OBSERVE = "observe"
+    QUANTIZE = "quantize"
+
+
+class TensorQuantizer(nn.Module):
+    """Fake quantization of one tensor, with scales that are set from outside.
+
+    Unlike torch.ao's FakeQuantize it keeps no observer in the state dict, computes its constants
+    once and not at every call, and knows its own name.
+
+    Attributes:
+        point: where it sits.
+        spec: how the tensor is quantized.
+        axis: channel axis of the tensor.
+        fired: calls so far in a mode other than OFF; 0 after calibration means a silent no-op.
+        version: grows whenever the grid changes, so that a rounded weight is known to be stale.
+    """
+
+    scale: Tensor | None
+    zero_point: Tensor | None
+
+    def __init__(self, point: PointId, spec: QuantSpec, axis: int) -> None:
+        super().__init__()
+        self.point = point
+        self.spec = spec
+        self.axis = axis
+        self.mode = Mode.OFF
+        self.fired = 0
+        self.version = 0
+        self.observer: Observer | None = None
+        self._grids: dict[int, Grid] = {}
+        self.register_buffer("scale", None)
+        self.register_buffer("zero_point", None)
+
+    def set_mode(self, mode: Mode) -> None:
+        """Switch between OFF, OBSERVE and QUANTIZE; what was observed so far is kept."""
+        self.mode = mode
+
+    def set_qparams(self, q: QParams) -> None:
+        """Install scale and zero point, ``()`` or ``(channels,)``; drops the observer."""
+        self.scale, self.zero_point = q
+        self.observer = None
+        self._grids.clear()
+        self.version += 1
+
+    @property
+    def qparams(self) -> QParams:
+        """The installed scale and zero point.
+
+        Raises:
+            CalibrationError: none was installed yet.
+        """
+        if self.scale is None or self.zero_point is None:
+            message = f"{self.point} has no scale yet. Calibrate the model first."
+            raise CalibrationError(message)
+        return QParams(self.scale, self.zero_point)
+
+    def stats(self) -> TensorStats:
+        """What the observer saw so far.
+
+        Raises:
+            CalibrationError: nothing was observed.
+        """
+        if self.observer is None:
+            message = f"{self.point} saw no data. Run calibration data through the model first."
+            raise CalibrationError(message)
+        return read_stats(self.observer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` as it is, or rounded to the grid in mode QUANTIZE."""
+        if self.mode is Mode.OFF:
+            return x
+        self.fired += 1
+        if self.mode is Mode.OBSERVE:
+            self._observe(x)
+            return x
+        return fake_quantize(x, self._grid(x))
+
+    def _observe(self, x: Tensor) -> None:
+        low, high = torch.aminmax(x.detach())
+        if not bool(torch.isfinite(low) & torch.isfinite(high)):
+            message = (
+                f"{self.point} holds NaN or infinite values during calibration. "
+                "Check the checkpoint, or leave this layer in float with an ignore rule."
+            )
+            raise CalibrationError(message)
+        if self.observer is None:
+            self.observer = make_observer(self.spec, self.axis).to(x.device)
+        self.observer(x.detach())
+
+    def _grid(self, x: Tensor) -> Grid:
+        if self.spec.dynamic:
+            return make_grid(token_qparams(x, self.spec), self.spec)
+        if x.ndim not in self._grids:
+            self._grids[x.ndim] = make_grid(self.qparams, self.spec, self.axis, x.ndim)
+        return self._grids[x.ndim]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._grids.clear()
+        self.version += 1
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def extra_repr(self) -> str:
+        """Point, spec and mode, for ``print(model)``."""
+        return f"{self.point}, {self.spec}, {self.mode.value}"

@@ -1,0 +1,3 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""The use cases: calibrate, evaluate, load. The command line and the benchmarks call only these."""

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""From a float CLIP model and some data to a quantized model and its report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from qkit.calibration.observe import install, observe
+from qkit.calibration.registry import create_calibrator
+from qkit.calibration.session import CalibrationSession, open_session
+from qkit.clip.layout import block_of
+from qkit.clip.loading import ClipModel, load_model
+from qkit.graph.coverage import Coverage
+from qkit.pipeline.evaluate import Evaluator, open_evaluation
+from qkit.pipeline.inputs import CalibrationData, open_calibration
+from qkit.pipeline.save import save_run
+from qkit.pipeline.student import Student, give_points, prepare, require_coverage
+from qkit.progress import Progress, Silent
+from qkit.recipe import Recipe, load_recipe, override
+from qkit.recipe.overrides import Overrides
+from qkit.report.measure import layer_reports, measure
+from qkit.report.model import Metric, ModelReport
+
+MEASURED = 32
+MEASURE_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationResult:
+    """A quantized model and what is known about it.
+
+    Attributes:
+        model: the quantized open_clip model: ``encode_image``, ``encode_text``, ``forward``.
+        report: per-layer errors, coverage, metrics.
+        recipe: the recipe as it was resolved.
+        student: the model with its layers, tokenizer and preprocessing.
+        data: the calibration samples.
+    """
+
+    model: nn.Module
+    report: ModelReport
+    recipe: Recipe
+    student: Student
+    data: CalibrationData
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the run folder that ``qkit.load`` reads.
+
+        Raises:
+            ArtifactError: the folder exists, or cannot be written.
+        """
+        save_run(
+            Path(path),
+            self.student,
+            self.recipe,
+            self.report.to_dict(),
+            self.data.describe(),
+            overwrite=overwrite,
+        )
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Seconds by phase, shown as progress while they pass."""
+
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str, total: int | None) -> Iterator[Any]:
+        """Time a phase under ``name``."""
+        start = time.perf_counter()
+        with self.progress.phase(name, total) as advance:
+            yield advance
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def calibrate(
+    model: str | ClipModel,
+    data: str,
+    *,
+    recipe: str | Recipe | None = None,
+    bits: int | None = None,
+    method: str | None = None,
+    overrides: Overrides | None = None,
+    evaluate: Sequence[str] = (),
+    templates: int = 7,
+    skip_bad: bool = False,
+    min_coverage: float | None = None,
+    progress: Progress | None = None,
+) -> CalibrationResult:
+    """Quantize a CLIP model.
+
+    Args:
+        model: open_clip name ("ViT-B-32:openai", "local-dir:FOLDER") or a loaded model, which is
+            copied and left as it is.
+        data: "captions:CSV", "classes:DIR" or "images:DIR".
+        recipe: name, TOML file or object; all layers at 8 bits with ``mse`` by default.
+        bits: bits of weights and activations; attention operands keep the recipe's (8).
+        method: calibrator, see ``qkit calibrators``.
+        overrides: everything else a flag can change.
+        evaluate: sources to evaluate float and quantized model on.
+        templates: 7 or 80 prompt templates for zero-shot classification.
+        skip_bad: leave unreadable images out, counted, instead of stopping.
+        min_coverage: refuse less than this fraction of weights or of MACs quantized.
+        progress: who shows how far it is.
+
+    Raises:
+        QkitError: anything the caller can mend, in one line.
+    """
+    watch = Stopwatch(progress or Silent())
+    flags = overrides or Overrides()
+    flags = replace(flags, bits=bits or flags.bits, method=method or flags.method)
+    resolved = override(_recipe(recipe), flags)
+    calibrator = create_calibrator(resolved.calibrator.method, resolved.calibrator.options)
+    calib = open_calibration(data, resolved.samples, resolved.seed, skip_bad=skip_bad)
+    targets = [open_evaluation(source) for source in evaluate]
+    with watch.phase("load model", None):
+        student = _student(model)
+        coverage = give_points(student, resolved)
+    require_coverage(coverage, min_coverage)
+    session = collect(student, calib, resolved.batch_size, watch)
+    with watch.phase(f"choose scales ({resolved.calibrator.method})", len(session.points)) as step:
+        install(student.model, calibrator.calibrate(session, step))
+    evaluator = Evaluator(student.clip, template_count=templates, skip_bad=skip_bad, progress=watch)
+    report = _report(student, resolved, calib, coverage, watch)
+    metrics = tuple(evaluator.run_on(target) for target in targets)
+    report = replace(report, metrics=metrics, timing=_rounded(watch.seconds))
+    return CalibrationResult(student.model, report, resolved, student, calib)
+
+
+def collect(
+    student: Student, data: CalibrationData, batch_size: int, watch: Progress
+) -> CalibrationSession:
+    """Observe ``data`` once; the session serves every calibrator."""
+    with watch.phase("observe calibration data", data.size) as step:
+        observe(student.model, data.batches(student.clip, batch_size), step)
+        return open_session(student.model, student.layers)
+
+
+def measure_student(
+    student: Student, data: CalibrationData, watch: Progress
+) -> tuple[tuple[Any, ...], Mapping[str, float]]:
+    """Per-layer reports and embedding cosines on the first calibration samples."""
+    batches = data.batches(student.clip, MEASURE_BATCH, limit=MEASURED)
+    total = 2 * min(MEASURED, len(data.dataset))
+    with watch.phase("measure layers", total) as step:
+        found = measure(student.model, student.layers, batches, step)
+    reports = layer_reports(student.layers, found.layers, student.macs, block_of)
+    return reports, found.embedding_cosine
+
+
+def _report(
+    student: Student, recipe: Recipe, data: CalibrationData, coverage: Coverage, watch: Stopwatch
+) -> ModelReport:
+    layers, cosines = measure_student(student, data, watch)
+    float_bytes = 4 * sum(p.numel() for p in student.model.parameters())
+    no_metrics: tuple[Metric, ...] = ()
+    return ModelReport(
+        label=label(recipe),
+        model=student.clip.spec,
+        metrics=no_metrics,
+        embedding_cosine=cosines,
+        coverage=coverage,
+        size={"float_bytes": float_bytes},
+        timing={},
+        calibration=data.describe(),
+        layers=layers,
+    )
+
+
+def label(recipe: Recipe) -> str:
+    """Short name of a recipe's bits and method, such as "W4A4 attn8, mse"."""
+    schemes = [rule.scheme for rule in recipe.rules if not rule.ignores]
+
+    def bits(name: str) -> str:
+        specs = {getattr(scheme, name) for scheme in schemes}
+        known = sorted({spec.bits for spec in specs if spec is not None})
+        return "/".join(map(str, known)) or "float"
+
+    dynamic = any(s.input is not None and s.input.dynamic for s in schemes)
+    suffix = " per token" if dynamic else ""
+    bits_text = f"W{bits('weight')}A{bits('input')} attn{bits('attention')}{suffix}"
+    return f"{bits_text}, {recipe.calibrator.method}"
+
+
+def _recipe(recipe: str | Recipe | None) -> Recipe:
+    if recipe is None:
+        return Recipe()
+    return load_recipe(recipe) if isinstance(recipe, str) else recipe
+
+
+def _student(model: str | ClipModel) -> Student:
+    if isinstance(model, str):
+        return prepare(load_model(model), copy=False)
+    return prepare(model)
+
+
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in seconds.items()}

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""Zero-shot accuracy and retrieval of a model, quantized and in float, on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qkit.calibration.observe import set_mode
+from qkit.clip.loading import ClipModel
+from qkit.clip.zero_shot import class_embeddings, templates
+from qkit.data import Dataset, Sample, image_batches, open_dataset, parse_source
+from qkit.errors import DataError
+from qkit.nn.tensor_quantizer import Mode
+from qkit.pipeline.inputs import Skipped
+from qkit.progress import Progress, Silent
+from qkit.report.metrics import classification, retrieval, top_agreement
+from qkit.report.model import Metric
+
+TEXT_BATCH = 256
+
+Pair = dict[Mode, Tensor]
+"""The same thing of the float model (OFF) and of the quantized one (QUANTIZE)."""
+
+
+@dataclass(slots=True)
+class Evaluator:
+    """Evaluates one model on any number of sources; class embeddings are made once each.
+
+    Attributes:
+        clip: a calibrated model.
+        modes: QUANTIZE alone, or OFF as well to compare with the float model it came from.
+        template_count: 7 or 80 prompt templates.
+        batch_size: images at once.
+        skip_bad: leave unreadable images out instead of stopping.
+        progress: who shows how far it is.
+    """
+
+    clip: ClipModel
+    modes: tuple[Mode, ...] = (Mode.OFF, Mode.QUANTIZE)
+    template_count: int = 7
+    batch_size: int = 64
+    skip_bad: bool = False
+    progress: Progress = field(default_factory=Silent)
+    _classes: dict[tuple[str, ...], Pair] = field(default_factory=dict)
+
+    def run(self, source: str) -> Metric:
+        """Evaluate on ``source``.
+
+        Raises:
+            DataError: the data are unusable, or ``images:``, which has nothing to compare with.
+        """
+        return self.run_on(open_evaluation(source))
+
+    @torch.no_grad()
+    def run_on(self, dataset: Dataset) -> Metric:
+        """Evaluate on an open dataset."""
+        skipped = Skipped()
+        images, kept = self._images(dataset, skipped)
+        if dataset.task == "classification":
+            figures, scores = self._classify(dataset, images, kept)
+        else:
+            figures, scores = self._retrieve(images, kept)
+        both = Mode.OFF in self.modes
+        return Metric(
+            data=str(dataset.source),
+            task=dataset.task,
+            float=figures[Mode.OFF] if both else None,
+            quantized=figures[Mode.QUANTIZE],
+            agreement=top_agreement(scores[Mode.OFF], scores[Mode.QUANTIZE]) if both else None,
+            samples=len(kept),
+            skipped=len(skipped.files),
+        )
+
+    def _classify(
+        self, dataset: Dataset, images: Pair, kept: Sequence[Sample]
+    ) -> tuple[dict[Mode, Any], dict[Mode, list[Tensor]]]:
+        labels = torch.tensor([sample.label for sample in kept])
+        classes = self._class_embeddings(dataset.classnames)
+        figures = {m: classification(images[m], classes[m], labels) for m in self.modes}
+        return figures, {m: [images[m] @ classes[m].T] for m in self.modes}
+
+    def _retrieve(
+        self, images: Pair, kept: Sequence[Sample]
+    ) -> tuple[dict[Mode, Any], dict[Mode, list[Tensor]]]:
+        captions = [text for sample in kept for text in sample.texts]
+        owner = torch.tensor([i for i, sample in enumerate(kept) for _ in sample.texts])
+        texts = self._texts(captions)
+        figures = {m: retrieval(images[m], texts[m], owner) for m in self.modes}
+        scores = {m: images[m] @ texts[m].T for m in self.modes}
+        return figures, {m: [table, table.T] for m, table in scores.items()}
+
+    def _images(self, dataset: Dataset, skipped: Skipped) -> tuple[Pair, list[Sample]]:
+        model: Any = self.clip.model
+        batches = image_batches(
+            dataset.samples,
+            self.clip.preprocess,
+            self.batch_size,
+            skip_bad=self.skip_bad,
+            on_skip=skipped.add,
+        )
+        kept: list[Sample] = []
+        parts: list[Pair] = []
+        with self.progress.phase(f"encode images of {dataset.source}", len(dataset)) as advance:
+            for batch in batches:
+                pixels = batch.pixels.to(next(model.parameters()).device)
+                parts.append({m: _unit(model.encode_image(pixels)) for m in self._each_mode()})
+                kept += batch.samples
+                advance(len(pixels))
+        return _join(parts), kept
+
+    def _texts(self, texts: Sequence[str]) -> Pair:
+        parts: list[Pair] = []
+        with self.progress.phase("encode captions", len(texts)) as advance:
+            for start in range(0, len(texts), TEXT_BATCH):
+                tokens = self.clip.tokenizer(list(texts[start : start + TEXT_BATCH]))
+                parts.append({m: _unit(self._encode_text(tokens)) for m in self._each_mode()})
+                advance(len(tokens))
+        return _join(parts)
+
+    def _class_embeddings(self, classnames: tuple[str, ...]) -> Pair:
+        if classnames not in self._classes:
+            prompts = templates(self.template_count)
+            total = len(classnames) * len(prompts) * len(self.modes)
+            with self.progress.phase("encode class prompts", total) as advance:
+                self._classes[classnames] = {
+                    m: class_embeddings(
+                        self._encode_text, self.clip.tokenizer, classnames, prompts, advance
+                    ).cpu()
+                    for m in self._each_mode()
+                }
+        return self._classes[classnames]
+
+    def _encode_text(self, tokens: Tensor) -> Tensor:
+        model: Any = self.clip.model
+        features: Tensor = model.encode_text(tokens.to(next(model.parameters()).device))
+        return features
+
+    def _each_mode(self) -> Iterator[Mode]:
+        """Step through the modes; the model ends quantized, also when a step fails."""
+        try:
+            for mode in self.modes:
+                set_mode(self.clip.model, mode)
+                yield mode
+        finally:
+            set_mode(self.clip.model, Mode.QUANTIZE)
+
+
+def open_evaluation(source: str) -> Dataset:
+    """Open a source that has something to compare with.
+
+    Raises:
+        DataError: it is unusable, or of kind ``images:``.
+    """
+    dataset = open_dataset(parse_source(source))
+    if dataset.task == "images":
+        message = f"{source} has neither labels nor captions. Evaluate on classes: or captions:."
+        raise DataError(message)
+    return dataset
+
+
+def _unit(features: Tensor) -> Tensor:
+    return F.normalize(features.float(), dim=-1).cpu()
+
+
+def _join(parts: Sequence[Pair]) -> Pair:
+    return {mode: torch.cat([part[mode] for part in parts]) for mode in parts[0]}

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""Run folders of calibrated models: write one, load one back."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from qkit.artifact.folder import RunFolder, read_run, write_run
+from qkit.artifact.tensors import from_tensors, to_tensors
+from qkit.clip.layout import swap_clip
+from qkit.clip.loading import ClipModel, rebuild
+from qkit.errors import ArtifactError, QkitError
+from qkit.graph.attach import attach
+from qkit.graph.layers import Layer, list_layers
+from qkit.graph.match import decide
+from qkit.pipeline.student import Student
+from qkit.recipe import Recipe, parse_recipe
+from qkit.report.model import ModelReport
+
+PACKAGES = ("qkit-clip", "torch", "open_clip_torch", "torchvision", "numpy", "safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder brought back to life.
+
+    Attributes:
+        folder: its manifest and where it lies.
+        clip: the quantized model with tokenizer and preprocessing.
+        layers: the model's layers.
+        recipe: how it was quantized.
+        report: what was measured.
+    """
+
+    folder: RunFolder
+    clip: ClipModel
+    layers: tuple[Layer, ...]
+    recipe: Recipe
+    report: ModelReport
+
+    @property
+    def model(self) -> nn.Module:
+        """The quantized model, in eval mode."""
+        return self.clip.model
+
+
+def save_run(
+    path: Path,
+    student: Student,
+    recipe: Recipe,
+    report: Mapping[str, Any],
+    data: Mapping[str, Any],
+    *,
+    overwrite: bool,
+) -> None:
+    """Write a run folder.
+
+    Raises:
+        ArtifactError: see ``artifact.folder.write_run``.
+    """
+    manifest = {
+        "model": {"spec": student.clip.spec, "config": student.clip.config},
+        "recipe": recipe.to_dict(),
+        "seed": recipe.seed,
+        "data": data,
+        "versions": _versions(),
+    }
+    tensors = to_tensors(student.model, student.layers)
+    write_run(path, tensors, manifest, report, overwrite=overwrite)
+
+
+def load_run(path: str | Path) -> Run:
+    """Load a run folder; its model gives bit-identical features.
+
+    Raises:
+        ArtifactError: there is no run folder, it is damaged, or a newer qkit wrote it.
+    """
+    folder = read_run(Path(path))
+    try:
+        spec, config = folder.manifest["model"]["spec"], folder.manifest["model"]["config"]
+        recipe = parse_recipe(folder.manifest["recipe"], f"{path}/manifest.json")
+        clip = rebuild(spec, config)
+        layers = list_layers(clip.model, swap_clip(clip.model))
+        attach(clip.model, layers, recipe.rules, decide(recipe.rules, layers))
+    except ArtifactError:
+        raise
+    except (KeyError, TypeError, QkitError) as error:
+        message = f"run folder {path} is damaged: {error}. Calibrate again."
+        raise ArtifactError(message) from error
+    from_tensors(clip.model, layers, folder.tensors())
+    return Run(folder, clip, layers, recipe, ModelReport.from_dict(folder.report))
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

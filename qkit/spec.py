@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""The vocabulary: how a tensor is quantized, where it sits, what was seen there, what was chosen.
+
+Shapes used throughout: a per-tensor quantity is a 0-d tensor, a per-channel one is ``(channels,)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+
+from qkit.errors import RecipeError, choices, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MIN_BITS = 2
+MAX_BITS = 8
+
+Role = Literal["weight", "input", "context", "query", "key", "value", "probs"]
+"""Which tensor of a module: ``context`` is the key/value input of cross-attention."""
+
+
+LayerKind = Literal["linear", "conv", "embedding", "projection", "attention"]
+"""What a layer computes; "attention" is the core between the q, k, v and out layers."""
+
+KINDS: tuple[LayerKind, ...] = get_args(LayerKind)
+TOWERS = ("image", "text")
+
+
+class Granularity(StrEnum):
+    """Extent of one scale.
+
+    TENSOR: scale ``()``, one for the whole tensor, fixed by calibration.
+    CHANNEL: scale ``(channels,)``, fixed by calibration.
+    TOKEN: scale ``(..., 1)``, taken from each token's own range at run time (dynamic).
+    """
+
+    TENSOR = "tensor"
+    CHANNEL = "channel"
+    TOKEN = "token"
+
+    @classmethod
+    def parse(cls, name: str) -> Granularity:
+        """Read a granularity by name.
+
+        Raises:
+            RecipeError: the name is unknown.
+        """
+        try:
+            return cls(name)
+        except ValueError:
+            known = [member.value for member in cls]
+            message = (
+                f"unknown granularity {name!r}.{nearest(name, known)} Known: {choices(known)}."
+            )
+            raise RecipeError(message) from None
+
+
+@dataclass(frozen=True, slots=True)
+class QuantSpec:
+    """How one tensor is quantized to ``bits``-bit integers.
+
+    Symmetric tensors use signed integers and zero point 0, affine ones unsigned integers.
+
+    Raises:
+        RecipeError: ``bits`` lies outside 2 to 8.
+    """
+
+    bits: int
+    symmetric: bool = False
+    granularity: Granularity = Granularity.TENSOR
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.bits, int) or not MIN_BITS <= self.bits <= MAX_BITS:
+            message = f"bits = {self.bits!r} is not possible. Use a whole number from 2 to 8."
+            raise RecipeError(message)
+
+    @property
+    def quant_min(self) -> int:
+        """Smallest integer."""
+        return -(1 << (self.bits - 1)) if self.symmetric else 0
+
+    @property
+    def quant_max(self) -> int:
+        """Largest integer."""
+        return self.quant_min + (1 << self.bits) - 1
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether the scale is taken from the data at run time instead of from calibration."""
+        return self.granularity is Granularity.TOKEN
+
+    def __str__(self) -> str:
+        sign = "symmetric" if self.symmetric else "affine"
+        return f"int{self.bits} {sign} per {self.granularity.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How one layer is quantized; None leaves that tensor in float."""
+
+    weight: QuantSpec | None = None
+    input: QuantSpec | None = None
+    attention: QuantSpec | None = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PointId:
+    """Where a tensor sits: module path in the swapped model, and its role there."""
+
+    module: str
+    role: Role
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.role}"
+
+
+class Range(NamedTuple):
+    """Clipping range; both tensors have the shape of the scale that follows from it."""
+
+    min: Tensor
+    max: Tensor
+
+
+class QParams(NamedTuple):
+    """Scale (float32) and zero point (int32), both ``()`` or ``(channels,)``."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+
+class Histogram(NamedTuple):
+    """Counts over equal bins between ``low`` and ``high``.
+
+    counts: ``(bins,)`` or ``(channels, bins)``; low, high: ``()`` or ``(channels,)``.
+    """
+
+    counts: Tensor
+    low: Tensor
+    high: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TensorStats:
+    """What an observer saw.
+
+    Attributes:
+        min_val: smallest value, ``()`` or ``(channels,)``.
+        max_val: largest value, same shape.
+        histogram: distribution of an activation; None for weights.
+        values: a weight as ``(channels, elements)``; None for activations, which are never kept.
+    """
+
+    min_val: Tensor
+    max_val: Tensor
+    histogram: Histogram | None = None
+    values: Tensor | None = None
