@@ -59,7 +59,7 @@ def load_model(spec: str) -> ClipModel:
         return _create(spec, spec, None, {})
     name, colon, tag = spec.partition(":")
     name = name.replace("/", "-")
-    known = open_clip.list_models()
+    known = architectures()
     if name not in known:
         message = (
             f"unknown model {name!r}.{nearest(name, known)} "
@@ -69,6 +69,11 @@ def load_model(spec: str) -> ClipModel:
     if tag == RANDOM:
         return _create(spec, name, None, {})
     return _create(spec, name, tag, _tag_settings(name, tag, colon))
+
+
+def architectures() -> list[str]:
+    """Names of all architectures that open_clip can build."""
+    return list(open_clip.list_models())
 
 
 def _tag_settings(name: str, tag: str, colon: str) -> dict[str, Any]:

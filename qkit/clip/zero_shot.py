@@ -20,7 +20,7 @@ from qkit.errors import DataError
 from qkit.progress import Advance
 
 Template = Callable[[str], str]
-TEXT_BATCH = 256
+TEXT_BATCH = 64
 
 
 def templates(count: int) -> tuple[Template, ...]:

@@ -23,7 +23,7 @@ from qkit.progress import Progress, Silent
 from qkit.report.metrics import classification, retrieval, top_agreement
 from qkit.report.model import Metric
 
-TEXT_BATCH = 256
+TEXT_BATCH = 64
 
 Pair = dict[Mode, Tensor]
 """The same thing of the float model (OFF) and of the quantized one (QUANTIZE)."""
@@ -45,7 +45,7 @@ class Evaluator:
     clip: ClipModel
     modes: tuple[Mode, ...] = (Mode.OFF, Mode.QUANTIZE)
     template_count: int = 7
-    batch_size: int = 64
+    batch_size: int = 16
     skip_bad: bool = False
     progress: Progress = field(default_factory=Silent)
     _classes: dict[tuple[str, ...], Pair] = field(default_factory=dict)

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""What the benchmark scripts share: the machine in words, a table, a section of the README."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+README = Path(__file__).with_name("README.md")
+TESTBED = Path(__file__).resolve().parents[2] / "shared" / "testbed"
+
+
+def machine() -> str:
+    """Processor, cores, threads and versions, without naming the host."""
+    lines = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = [line.partition(":")[2].strip() for line in lines.splitlines() if "model name" in line]
+    cpu = names[0] if names else platform.processor()
+    return (
+        f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}, python {platform.python_version()}"
+    )
+
+
+def mean_spread(values: Sequence[float], scale: float = 100.0) -> str:
+    """Mean and sample standard deviation, "80.3 ± 0.2"; the mean alone for one value."""
+    mean = scale * statistics.fmean(values)
+    if len(values) < 2:
+        return f"{mean:.1f}"
+    return f"{mean:.1f} ± {scale * statistics.stdev(values):.1f}"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def write_section(name: str, command: str, body: str) -> None:
+    """Replace the section between the markers of ``name`` in benchmarks/README.md."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    stamp = datetime.now(UTC).strftime("%Y-%m-%d")
+    section = f"{begin}\n`{command}`, {stamp}, {machine()}\n\n{body}\n{end}"
+    text = README.read_text(encoding="utf-8")
+    if begin in text:
+        before, after = text.split(begin)[0], text.split(end)[1]
+        text = before + section + after
+    else:
+        text = text.rstrip() + "\n\n" + section + "\n"
+    README.write_text(text, encoding="utf-8")

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""All verbs of the command line, one file each."""
+
+from typing import Annotated
+
+import typer
+
+from qkit import __version__
+from qkit.cli.calibrate import calibrate
+from qkit.cli.doctor import doctor
+from qkit.cli.evaluate import evaluate
+from qkit.cli.listing import calibrators, recipes
+from qkit.cli.report import report
+
+app = typer.Typer(
+    name="qkit",
+    help="Post-training quantization of CLIP models: every layer covered, every error explained.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+app.command()(calibrate)
+app.command()(report)
+app.command()(evaluate)
+app.command()(calibrators)
+app.command()(recipes)
+app.command()(doctor)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"qkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show and exit.")
+    ] = False,
+) -> None:
+    """Post-training quantization of CLIP models."""
