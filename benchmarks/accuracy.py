@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: The qkit authors
 """Accuracy by bits and calibrator on the testbed, over several draws of calibration data.
 
-    python benchmarks/accuracy.py --out accuracy.json
+    python benchmarks/accuracy.py --jobs 2
 
 One observing pass a seed and granularity serves all bits and methods. Results are kept as they
 come, so an interrupted run goes on where it stopped. Writes its table into benchmarks/README.md.
@@ -12,16 +12,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from common import TESTBED, markdown_table, mean_spread, write_section
 
-from qkit.calibration.observe import install
+from qkit.calibration.install import install
 from qkit.calibration.registry import create_calibrator
 from qkit.calibration.session import CalibrationSession
 from qkit.clip.loading import load_model
@@ -43,7 +47,9 @@ RECIPES = {
     "static": "all inputs static, per tensor (no recipe, `--bits N`)",
     "token": "all inputs per token (`--act-granularity token`)",
 }
-PLAN = {"recipe": tuple(BITS), "static": ("W8A8", "W4A4"), "token": ("W4A4",)}
+SEEDS = {"recipe": 3, "static": 1, "token": 1}
+PLAN = {"recipe": tuple(BITS), "static": ("W8A8",), "token": ("W4A4",)}
+FIRST = "recipe/W8A8/minmax/0"  # the float model is evaluated beside it
 BOTH = (Mode.OFF, Mode.QUANTIZE)
 EVALUATIONS = ("classes:imagenet-sample", "captions:flickr8k/test.csv")
 SAMPLES = 128
@@ -63,24 +69,25 @@ def located(source: str) -> str:
     return f"{kind}:{TESTBED / path}"
 
 
-def runs(student: Student, seed: int, done: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the figures of every combination that ``done`` lacks, one observing pass a kind."""
+def runs(
+    student: Student, kind: str, seed: int, done: Mapping[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    """Yield the figures of every combination that ``done`` lacks, after one observing pass."""
+    pairs = [(bits, method) for bits in PLAN[kind] for method in METHODS]
+    wanted = {f"{kind}/{b}/{m}/{seed}": (b, m) for b, m in pairs}
+    missing = {key: pair for key, pair in wanted.items() if key not in done}
+    if not missing:
+        return
     calib = open_calibration(located("captions:flickr8k/calib.csv"), SAMPLES, seed, skip_bad=False)
-    for kind, bit_names in PLAN.items():
-        wanted = [(b, m) for b in bit_names for m in METHODS]
-        wanted = [(b, m) for b, m in wanted if f"{kind}/{b}/{m}/{seed}" not in done]
-        if not wanted:
-            continue
-        recipe = base_recipe(kind)
-        give_points(student, recipe)
-        start = time.perf_counter()
-        session = collect(student, calib, 16, Silent())
-        observed = time.perf_counter() - start
-        for bit_name, method in wanted:
-            seconds = quantize(student, recipe, bit_name, method, session)
-            figures = evaluate(student, (Mode.QUANTIZE,) if "float" in done else BOTH)
-            key = f"{kind}/{bit_name}/{method}/{seed}"
-            yield key, {"figures": figures, "seconds": observed + seconds}
+    recipe = base_recipe(kind)
+    give_points(student, recipe)
+    start = time.perf_counter()
+    session = collect(student, calib, 16, Silent())
+    observed = time.perf_counter() - start
+    for key, (bits, method) in missing.items():
+        seconds = quantize(student, recipe, bits, method, session)
+        figures = evaluate(student, BOTH if key == FIRST else (Mode.QUANTIZE,))
+        yield key, {"figures": figures, "seconds": observed + seconds}
 
 
 def quantize(
@@ -105,9 +112,9 @@ def evaluate(student: Student, modes: tuple[Mode, ...]) -> list[dict[str, Any]]:
     return [{"float": m.float, "quantized": m.quantized, "agreement": m.agreement} for m in metrics]
 
 
-def table(results: Mapping[str, Any], seeds: int) -> str:
+def table(results: Mapping[str, Any]) -> str:
     """One line per combination: mean and spread over the seeds, change against float."""
-    base = results["float"]
+    base = [figures["float"] for figures in results[FIRST]["figures"]]
     header = [
         "inputs",
         "bits",
@@ -132,7 +139,8 @@ def table(results: Mapping[str, Any], seeds: int) -> str:
     for kind, bit_names in PLAN.items():
         for bits in bit_names:
             for method in METHODS:
-                found = [results[f"{kind}/{bits}/{method}/{s}"] for s in range(seeds)]
+                keys = [f"{kind}/{bits}/{method}/{seed}" for seed in range(SEEDS[kind])]
+                found = [results[key] for key in keys]
                 rows.append([kind, bits, method, *cells(found, floats[0])])
     notes = "\n".join(f"* `{kind}`: {text}" for kind, text in RECIPES.items())
     return f"{markdown_table(header, rows)}\n\n{notes}"
@@ -151,22 +159,33 @@ def cells(found: list[Any], float_top1: float) -> list[str]:
     ]
 
 
+def run_unit(kind: str, seed: int, folder: Path, threads: int) -> dict[str, Any]:
+    """All combinations of one kind and seed, kept in ``folder`` as they come."""
+    torch.set_num_threads(threads)
+    warnings.simplefilter("ignore", QkitWarning)
+    path = folder / f"{kind}-{seed}.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    student = prepare(load_model(f"local-dir:{TESTBED / 'vit-tiny-lit'}"), copy=False)
+    for key, value in runs(student, kind, seed, results):
+        results[key] = value
+        path.write_text(json.dumps(results))
+        print(key, value["figures"][0]["quantized"], f"{value['seconds']:.1f} s", flush=True)
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("accuracy.json"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("accuracy"), help="one file a process")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at once")
     args = parser.parse_args()
-    warnings.simplefilter("ignore", QkitWarning)
-    results: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
-    student = prepare(load_model(f"local-dir:{TESTBED / 'vit-tiny-lit'}"), copy=False)
-    for seed in range(args.seeds):
-        for key, value in runs(student, seed, results):
-            results[key] = value
-            results.setdefault("float", [figures["float"] for figures in value["figures"]])
-            args.out.write_text(json.dumps(results))
-            print(key, value["figures"][0]["quantized"], f"{value['seconds']:.1f} s", flush=True)
-    command = f"python benchmarks/accuracy.py --seeds {args.seeds}"
-    write_section("accuracy", command, table(results, args.seeds))
+    args.out.mkdir(parents=True, exist_ok=True)
+    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
+        units = [(kind, seed) for kind in PLAN for seed in range(SEEDS[kind])]
+        waiting = [pool.submit(run_unit, *unit, args.out, threads) for unit in units]
+        results = {key: value for unit in waiting for key, value in unit.result().items()}
+    write_section("accuracy", f"python benchmarks/accuracy.py --jobs {args.jobs}", table(results))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ import torch
 from common import markdown_table, write_section
 from torch import Tensor, nn
 
-from qkit.calibration.observe import Batch, install, observe
+from qkit.calibration.install import install
+from qkit.calibration.observe import Batch, observe
 from qkit.calibration.registry import create_calibrator
 from qkit.calibration.session import CalibrationSession, open_session
 from qkit.clip.loading import ClipModel, load_model

@@ -49,7 +49,8 @@ class Mse(TensorCalibrator):
 
     def choose_range(self, stats: TensorStats, spec: QuantSpec) -> Range:
         """Return the best range found, of the shape of ``stats.min_val``."""
-        low, high = stats.min_val.reshape(-1), stats.max_val.reshape(-1)
+        # zero is always on the grid, so an end beyond it says nothing
+        low, high = stats.min_val.reshape(-1).clamp(max=0), stats.max_val.reshape(-1).clamp(min=0)
         if stats.values is not None:
             low, high = self._search_weight(stats.values, low, high, spec)
         elif stats.histogram is not None:
@@ -94,11 +95,12 @@ class Mse(TensorCalibrator):
         """Move one end at a time, never beyond the data; where it is is the first candidate."""
         steps = torch.tensor([1.0, 0.5, 0.7, 0.85, 0.93, 0.97, 1.04, 1.1, 1.25, 1.5, 2.0])
         factors = steps.to(low.device)[:, None]
-        least, most = stats.min_val.reshape(-1), stats.max_val.reshape(-1)
+        least = stats.min_val.reshape(-1).clamp(max=0)
+        most = stats.max_val.reshape(-1).clamp(min=0)
         for _ in range(2):
-            lows = torch.maximum(low * factors, torch.minimum(least, low))
+            lows = torch.maximum(low * factors, least)
             low = _pick(lows, error(lows, high.expand_as(lows)))
-            highs = torch.minimum(high * factors, torch.maximum(most, high))
+            highs = torch.minimum(high * factors, most)
             high = _pick(highs, error(low.expand_as(highs), highs))
         return low, high
 

@@ -109,8 +109,9 @@ def _clamp_(levels: Tensor, grid: Grid) -> Tensor:
 def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
     """Round ``x`` to the grid and back to float; straight-through gradient (clipped identity).
 
-    Equal bit for bit to ``torch.fake_quantize_per_tensor_affine`` and its per-channel sibling, at
-    about half their cost, since the mask for the gradient is made only where one is asked for.
+    Equal to ``torch.fake_quantize_per_tensor_affine`` and its per-channel sibling, bit for bit but
+    for the sign of zero, at a fraction of their cost: the mask for the gradient is made only where
+    one is asked for.
     """
     result: Tensor = _FakeQuantize.apply(x, grid)  # type: ignore[no-untyped-call]
     return result

@@ -17,7 +17,7 @@ from qkit.errors import CalibrationError
 from qkit.spec import Granularity, Histogram, QuantSpec, TensorStats
 
 BINS = 2048
-CHANNEL_BINS = 512
+CHANNEL_BINS = 2048
 
 Observer = HistogramObserver | PerChannelMinMaxObserver
 Row = np.ndarray[tuple[int], np.dtype[np.float64]]
@@ -45,7 +45,9 @@ class ChannelHistogramObserver(PerChannelMinMaxObserver):
         rows = x.detach().transpose(0, self.ch_axis).flatten(1)
         self._grow(rows.abs().amax(dim=1))
         width = 2 * self.radius / self.bins
-        index = ((rows + self.radius[:, None]) / width[:, None]).long().clamp_(0, self.bins - 1)
+        # widths are powers of two, so this division is exact and zero is always a bin's edge
+        index = torch.floor(rows / width[:, None]).long() + self.bins // 2
+        index.clamp_(0, self.bins - 1)
         offset = torch.arange(len(rows), device=rows.device)[:, None] * self.bins
         seen = torch.bincount((index + offset).flatten(), minlength=len(rows) * self.bins)
         self.counts += seen.view(len(rows), self.bins)
@@ -129,10 +131,12 @@ def merge_stats(first: TensorStats, second: TensorStats) -> TensorStats:
 
 def _rebin(histogram: Histogram, low: Tensor, high: Tensor) -> Tensor:
     """Counts of ``histogram`` on equally many bins between ``low`` and ``high``."""
-    rows = histogram.counts.reshape(-1, histogram.counts.shape[-1]).double().numpy()
-    ends = [t.reshape(-1).double().numpy() for t in (histogram.low, histogram.high, low, high)]
+    rows = histogram.counts.reshape(-1, histogram.counts.shape[-1]).double().cpu().numpy()
+    ends = [
+        t.reshape(-1).double().cpu().numpy() for t in (histogram.low, histogram.high, low, high)
+    ]
     out = np.stack([_rebin_row(row, *(end[i] for end in ends)) for i, row in enumerate(rows)])
-    return torch.from_numpy(out).to(histogram.counts.dtype).reshape(histogram.counts.shape)
+    return torch.from_numpy(out).to(histogram.counts).reshape(histogram.counts.shape)
 
 
 def _rebin_row(row: Row, old_low: float, old_high: float, new_low: float, new_high: float) -> Row:

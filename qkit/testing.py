@@ -35,7 +35,10 @@ def check_calibrator(cls: type[Any]) -> None:
     """
     _require(dataclasses.is_dataclass(cls), f"{cls.__name__} is no dataclass")
     _require(cls.__dataclass_params__.frozen, f"{cls.__name__} is not frozen")
-    _require(bool(cls.__doc__), f"{cls.__name__} has no docstring to list it by")
+    # without one, dataclass writes the signature there
+    documented = bool(cls.__doc__) and not str(cls.__doc__).startswith(f"{cls.__name__}(")
+    _require(documented, f"{cls.__name__} has no docstring to list it by")
+    _require_defaults(cls)
     calibrator: Any = cls()
     _require(isinstance(calibrator, Calibrator), f"{cls.__name__} has no calibrate()")
     session = example_session()
@@ -46,11 +49,11 @@ def check_calibrator(cls: type[Any]) -> None:
     _require(sum(steps) == len(session.points), f"{cls.__name__} did not advance once a point")
     for point, spec in session.points.items():
         _check_qparams(point, spec, session.stats(point), first[point])
+    for point, stats in session.seen.items():
+        _require(_equal(stats, before[point]), f"{cls.__name__} changed the statistics of {point}")
     again = cls().calibrate(session, steps.append)
     same = all(torch.equal(a, b) for p in first for a, b in zip(first[p], again[p], strict=True))
     _require(same, f"{cls.__name__} gives another result the second time")
-    for point, stats in session.seen.items():
-        _require(_equal(stats, before[point]), f"{cls.__name__} changed the statistics of {point}")
 
 
 def example_session(seed: int = 0) -> CalibrationSession:
@@ -89,6 +92,13 @@ def _check_qparams(point: PointId, spec: QuantSpec, stats: TensorStats, q: QPara
     on_grid = (q.zero_point >= spec.quant_min) & (q.zero_point <= spec.quant_max)
     _require(bool(on_grid.all()), f"zero point of {point} is off the grid")
     _require(not spec.symmetric or not bool(q.zero_point.any()), f"zero point of {point} is not 0")
+
+
+def _require_defaults(cls: type[Any]) -> None:
+    missing = dataclasses.MISSING
+    for option in (field for field in dataclasses.fields(cls) if field.init):
+        has_one = option.default is not missing or option.default_factory is not missing
+        _require(has_one, f"{cls.__name__} has no default for its option {option.name!r}")
 
 
 def _copy(stats: TensorStats) -> tuple[torch.Tensor, ...]:

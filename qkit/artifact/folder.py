@@ -49,7 +49,7 @@ class RunFolder:
             if _sha256(file) != self.manifest["files"][MODEL]["sha256"]:
                 raise ArtifactError(_damaged(self.path, f"{MODEL} differs from what was written"))
             return load_file(file)
-        except (OSError, SafetensorError, KeyError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise ArtifactError(_damaged(self.path, f"{MODEL} cannot be read: {error}")) from error
 
 
@@ -91,6 +91,7 @@ def write_run(
     Raises:
         ArtifactError: see ``check_target``, or the disk refused.
     """
+    path = path.resolve()  # a link to a run is followed, not replaced
     check_target(path, overwrite)
     parent = path.absolute().parent
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=parent))
@@ -102,6 +103,9 @@ def write_run(
             f"{path} could not be written: {error}. Nothing was kept; "
             "free some space or choose another --out."
         )
+        raise ArtifactError(message) from error
+    except (TypeError, ValueError) as error:  # json met something it cannot write
+        message = f"{path} could not be written: {error}. Use finite numbers and text as options."
         raise ArtifactError(message) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -134,7 +138,7 @@ def _move_into_place(partial: Path, path: Path) -> None:
     except BaseException:
         old.rename(path)
         raise
-    shutil.rmtree(old)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_run(path: Path) -> RunFolder:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from qkit.artifact.packing import pack, unpack
-from qkit.errors import ArtifactError
+from qkit.calibration.install import install
+from qkit.errors import ArtifactError, CalibrationError
 from qkit.graph.layers import Layer, list_points
 from qkit.nn.layer import QuantLayer
-from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
+from qkit.nn.tensor_quantizer import TensorQuantizer
 from qkit.numerics import dequantize, quantize
 from qkit.spec import QParams
 
@@ -50,8 +51,8 @@ def from_tensors(model: nn.Module, layers: Sequence[Layer], tensors: Mapping[str
     """
     rest = dict(tensors)
     try:
-        for point in list_points(model):
-            _restore_point(point, rest)
+        static = [point for point in list_points(model) if not point.spec.dynamic]
+        install(model, {point.point: _stored_qparams(point, rest) for point in static})
         state = dict(rest)
         for name, (layer, quantizer) in _quantized_weights(layers).items():
             raw = unpack(
@@ -60,20 +61,18 @@ def from_tensors(model: nn.Module, layers: Sequence[Layer], tensors: Mapping[str
             levels = raw.to(torch.int16) + quantizer.spec.quant_min
             state[name] = dequantize(levels, quantizer.qparams, quantizer.spec, axis=0)
         missing, unexpected = model.load_state_dict(state, strict=False)
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (CalibrationError, KeyError, RuntimeError, ValueError) as error:
         raise ArtifactError(_misfit(str(error))) from error
     lost = [name for name in missing if not _is_point_state(model, name)]
     if lost or unexpected:
         raise ArtifactError(_misfit(f"{(lost + unexpected)[0]!r}"))
 
 
-def _restore_point(point: TensorQuantizer, rest: dict[str, Tensor]) -> None:
-    if not point.spec.dynamic:
-        scale = rest.pop(f"{point.point}.scale")
-        default = torch.zeros_like(scale, dtype=torch.int32)
-        zero_point = default if point.spec.symmetric else rest.pop(f"{point.point}.zero_point")
-        point.set_qparams(QParams(scale, zero_point))
-    point.set_mode(Mode.QUANTIZE)
+def _stored_qparams(point: TensorQuantizer, rest: dict[str, Tensor]) -> QParams:
+    scale = rest.pop(f"{point.point}.scale")
+    if point.spec.symmetric:
+        return QParams(scale, torch.zeros_like(scale, dtype=torch.int32))
+    return QParams(scale, rest.pop(f"{point.point}.zero_point"))
 
 
 def _quantized_weights(layers: Sequence[Layer]) -> dict[str, tuple[QuantLayer, TensorQuantizer]]:

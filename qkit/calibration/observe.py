@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The qkit authors
-"""One streaming pass over the calibration data, and the scales that come of it."""
+"""One streaming pass over the calibration data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,6 @@ from qkit.errors import CalibrationError
 from qkit.graph.layers import list_points
 from qkit.nn.tensor_quantizer import Mode
 from qkit.progress import Advance
-from qkit.spec import PointId, QParams
 
 
 class Batch(NamedTuple):
@@ -85,45 +84,5 @@ def check_fired(model: nn.Module) -> None:
         message = (
             f"{len(silent)} enabled points never fired: {shown}. The model bypasses these layers; "
             "leave them in float with an ignore rule."
-        )
-        raise CalibrationError(message)
-
-
-def install(model: nn.Module, chosen: Mapping[PointId, QParams]) -> None:
-    """Install the scales a calibrator chose, drop the observers and switch to QUANTIZE.
-
-    Raises:
-        CalibrationError: a point is missing or too many, or a scale is not finite and positive.
-    """
-    needed = {point.point: point for point in list_points(model)}
-    fixed = {key for key, point in needed.items() if not point.spec.dynamic}
-    for what, keys in (
-        ("no scale for", fixed - set(chosen)),
-        ("a scale too many,", set(chosen) - fixed),
-    ):
-        if keys:
-            message = (
-                f"the calibrator returned {what} {min(keys)} ({len(keys)} such). "
-                "It must return exactly the session's points."
-            )
-            raise CalibrationError(message)
-    for key, q in chosen.items():
-        _check_scale(key, q)
-        needed[key].set_qparams(QParams(*(t.to(_device(model)) for t in q)))
-    for point in needed.values():
-        point.observer = None
-        point.set_mode(Mode.QUANTIZE)
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
-
-
-def _check_scale(point: PointId, q: QParams) -> None:
-    if not bool((torch.isfinite(q.scale) & (q.scale > 0)).all()):
-        worst = float(q.scale.flatten()[~(torch.isfinite(q.scale) & (q.scale > 0)).flatten()][0])
-        message = (
-            f"the calibrator returned scale {worst:g} for {point}. Scales must be finite and "
-            "positive; check its options."
         )
         raise CalibrationError(message)

@@ -52,7 +52,7 @@ def calibrator_class(name: str) -> type[Calibrator]:
     info = _info(known[name])
     try:
         loaded: Any = known[name].load()
-    except (ImportError, AttributeError, SyntaxError) as error:
+    except Exception as error:  # a plug-in's module may raise anything
         message = (
             f"method {name!r} of {info.distribution} cannot be imported from {info.target}: "
             f"{error}. Reinstall or uninstall {info.distribution}."

@@ -14,13 +14,14 @@ import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from qkit.errors import QkitError, QkitWarning
 from qkit.progress import Advance, Silent
@@ -106,12 +107,13 @@ def progress_bars() -> Iterator[ProgressProtocol]:
         return
     columns = (
         SpinnerColumn(finished_text="[green]✓"),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
+        TextColumn("{task.description}", table_column=Column(max_width=38, no_wrap=True)),
+        BarColumn(bar_width=12),
+        TaskProgressColumn(),
+        TextColumn("took"),
         TimeElapsedColumn(),
         TextColumn("left"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=console) as progress:
         yield Bars(progress)

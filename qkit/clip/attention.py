@@ -81,8 +81,8 @@ class QuantOpenClipAttention(ExplicitAttention):
         new = cls(source.num_heads)
         for name in cls.KEPT + cls.SETTINGS:
             setattr(new, name, getattr(source, name))
-        weight, bias = source.in_proj_weight, source.in_proj_bias
-        new.q_proj, new.k_proj, new.v_proj = split_in_proj(weight, bias, weight.requires_grad)
+        packed = split_in_proj(source.in_proj_weight, source.in_proj_bias)
+        new.q_proj, new.k_proj, new.v_proj = packed
         new.out_proj = QuantLinear.from_float(source.out_proj)
         new.sdpa = QuantSDPA()
         return new.train(source.training)
@@ -133,7 +133,8 @@ class QuantOpenClipAttention(ExplicitAttention):
 def swap_pooler(pooler: nn.Module) -> nn.Module:
     """Take the cross-attention of an ``AttentionalPooler`` apart, in place."""
     source: Any = pooler
-    source.attn = QuantMultiheadAttention.from_float(source.attn, cross=True)
+    if isinstance(source.attn, nn.MultiheadAttention):
+        source.attn = QuantMultiheadAttention.from_float(source.attn, cross=True)
     return pooler
 
 

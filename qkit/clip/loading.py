@@ -12,19 +12,34 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import open_clip
-from open_clip.factory import parse_model_name
 from open_clip.model import get_model_preprocess_cfg
 from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from qkit.errors import ModelError, choices, nearest
 
 RANDOM = "random"
+SCHEMES = ("local-dir:", "hf-hub:")
+# what open_clip, torch and safetensors raise over names, configurations and files
+LOAD_ERRORS = (
+    AttributeError,
+    EOFError,
+    ImportError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    UnpicklingError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +69,8 @@ def load_model(spec: str) -> ClipModel:
     Raises:
         ModelError: name or tag unknown, folder or file unusable, or the download failed.
     """
-    scheme, _ = parse_model_name(spec)
-    if scheme is not None:
-        return _create(spec, spec, None, {})
+    if spec.startswith(SCHEMES):
+        return _create(spec, spec, None, {"require_pretrained": True})
     name, colon, tag = spec.partition(":")
     name = name.replace("/", "-")
     known = architectures()
@@ -97,7 +111,7 @@ def _create(spec: str, name: str, tag: str | None, settings: dict[str, Any]) -> 
             config = _config(name, settings)
             model = open_clip.create_model(name, pretrained=tag, **settings)
             tokenizer = open_clip.get_tokenizer(name)
-    except (OSError, RuntimeError, ValueError, KeyError, ImportError) as error:
+    except LOAD_ERRORS as error:
         raise ModelError(_explain(spec, name, tag, error)) from error
     if not hasattr(model, "encode_image") or not hasattr(model, "encode_text"):
         message = f"{spec!r} is no CLIP model: it cannot encode images and texts. Use one that can."
@@ -115,6 +129,23 @@ def assemble(
     return ClipModel(spec, model, tokenizer, transform, config)
 
 
+def wrap(model: nn.Module) -> ClipModel:
+    """Take an open_clip model that was loaded elsewhere; it can be quantized but not saved.
+
+    Raises:
+        ModelError: its tokenizer cannot be told from the model.
+    """
+    vocabulary = getattr(model, "vocab_size", None)
+    if vocabulary != open_clip.SimpleTokenizer().vocab_size:
+        message = (
+            f"the tokenizer of a bare {type(model).__name__} with vocabulary {vocabulary} is not "
+            "known. Load the model by name: qkit.load_model('NAME:TAG')."
+        )
+        raise ModelError(message)
+    tokenizer = open_clip.SimpleTokenizer(context_length=int(model.context_length))  # type: ignore[arg-type]
+    return assemble(type(model).__name__, model, tokenizer, {})
+
+
 def rebuild(spec: str, config: Mapping[str, Any]) -> ClipModel:
     """Build the architecture that ``config`` describes again, with random weights.
 
@@ -128,7 +159,7 @@ def rebuild(spec: str, config: Mapping[str, Any]) -> ClipModel:
             with _quiet_open_clip():
                 model = open_clip.create_model(name, load_weights=False)
                 tokenizer = open_clip.get_tokenizer(name)
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        except LOAD_ERRORS as error:
             cause = _first_line(error)
             message = (
                 f"the stored architecture of {spec!r} cannot be built: {cause}. Check versions."
@@ -153,6 +184,8 @@ def _explain(spec: str, name: str, tag: str | None, error: Exception) -> str:
         remedy = "Install the package that this model needs."
     elif name.startswith("local-dir:"):
         remedy = "The folder needs open_clip_config.json and its weights (*.safetensors)."
+    elif tag is not None and Path(tag).is_file():
+        remedy = f"Check that {tag} holds weights of {name}."
     elif tag is not None or name.startswith("hf-hub:"):
         remedy = (
             "Check the network, or download the weights elsewhere and pass NAME:FILE "
@@ -165,7 +198,7 @@ def _explain(spec: str, name: str, tag: str | None, error: Exception) -> str:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".")[:200] if lines else type(error).__name__
+    return lines[0].rstrip(".:")[:200] if lines else type(error).__name__
 
 
 @contextmanager

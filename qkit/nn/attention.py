@@ -121,10 +121,12 @@ def _through(quantizer: TensorQuantizer | None, x: Tensor) -> Tensor:
 def additive_mask(mask: Tensor | None, batch: int, heads: int, dtype: torch.dtype) -> Tensor | None:
     """Bring a mask of ``nn.MultiheadAttention`` to the additive form that ``QuantSDPA`` takes.
 
-    Accepts ``(L, S)`` or ``(N * heads, L, S)``, boolean (True is hidden) or additive.
+    Accepts ``(L, S)``, ``(N * heads, L, S)`` or ``(N, heads, L, S)``, boolean (True is hidden) or
+    additive.
     """
     if mask is None:
         return None
     if mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, float("-inf"))
-    return mask.to(dtype) if mask.ndim == 2 else mask.to(dtype).unflatten(0, (batch, heads))
+    mask = mask.to(dtype)
+    return mask.unflatten(0, (batch, heads)) if mask.ndim == 3 else mask

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
@@ -13,6 +14,29 @@ from torch import Tensor, nn
 
 from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
 from qkit.spec import PointId, Scheme
+
+
+@dataclass(frozen=True, slots=True)
+class _Rounded:
+    """A rounded weight and what it was made from, so that a stale one is never used."""
+
+    values: Tensor
+    weight: Tensor
+    weight_version: int
+    quantizer: TensorQuantizer
+    quantizer_version: int
+
+    @classmethod
+    def make(cls, weight: Tensor, quantizer: TensorQuantizer) -> Self:
+        # a tensor born in inference mode could never take part in training
+        with torch.inference_mode(False), torch.no_grad():
+            values = quantizer.round(weight.detach()).add_(0.0)  # -0.0 is stored as 0.0
+        return cls(values, weight, weight._version, quantizer, quantizer.version)
+
+    def is_of(self, weight: Tensor, quantizer: TensorQuantizer) -> bool:
+        same = self.weight is weight and self.quantizer is quantizer
+        versions = (self.weight_version, self.quantizer_version)
+        return same and versions == (weight._version, quantizer.version)
 
 
 class QuantLayer(nn.Module):
@@ -32,7 +56,7 @@ class QuantLayer(nn.Module):
         super().__init__(*args, **kwargs)
         self.input_quantizer: TensorQuantizer | None = None
         self.weight_quantizer: TensorQuantizer | None = None
-        self._cached: tuple[tuple[int, int], Tensor] | None = None
+        self._rounded: _Rounded | None = None
 
     @classmethod
     @abstractmethod
@@ -64,18 +88,16 @@ class QuantLayer(nn.Module):
         quantizer = self.weight_quantizer
         if quantizer is None or quantizer.mode is Mode.OFF:
             return self.weight
+        quantizer.fired += 1
         if quantizer.mode is Mode.OBSERVE:
-            quantizer.fired += 1
             return self.weight
         if self.weight.requires_grad and torch.is_grad_enabled():
-            return quantizer(self.weight)  # type: ignore[no-any-return]
-        quantizer.fired += 1
-        key = (self.weight._version, quantizer.version)
-        if self._cached is None or self._cached[0] != key:
-            self._cached = (key, quantizer(self.weight.detach()))
-        return self._cached[1]
+            return quantizer.round(self.weight)
+        if self._rounded is None or not self._rounded.is_of(self.weight, quantizer):
+            self._rounded = _Rounded.make(self.weight, quantizer)
+        return self._rounded.values
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._cached = None
+        self._rounded = None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self

@@ -14,28 +14,26 @@ from qkit.errors import ModelError
 from qkit.nn.attention import ExplicitAttention, QuantSDPA, additive_mask
 from qkit.nn.linear import QuantLinear
 
+Layers = tuple[QuantLinear, QuantLinear, QuantLinear]
 
-def split_in_proj(
-    weight: Tensor, bias: Tensor | None, requires_grad: bool
-) -> tuple[QuantLinear, QuantLinear, QuantLinear]:
+
+def split_in_proj(weight: nn.Parameter, bias: nn.Parameter | None) -> Layers:
     """Cut a packed ``(3 * dim, dim)`` projection into its q, k and v layers."""
-    biases = (None, None, None) if bias is None else bias.detach().chunk(3)
-    pairs = zip(weight.detach().chunk(3), biases, strict=True)
-    layers = [
-        make_linear(w.clone(), b if b is None else b.clone(), requires_grad) for w, b in pairs
-    ]
+    weights = [nn.Parameter(w.clone(), weight.requires_grad) for w in weight.detach().chunk(3)]
+    return _layers(weights, bias)
+
+
+def _layers(weights: Sequence[nn.Parameter], bias: nn.Parameter | None) -> Layers:
+    """q, k and v layers around their weights and a packed bias ``(3 * dim,)``; flags are kept."""
+    layers = [QuantLinear(w.shape[1], w.shape[0], device="meta") for w in weights]
+    for i, (layer, weight) in enumerate(zip(layers, weights, strict=True)):
+        layer.weight = weight
+        if bias is None:
+            layer.register_parameter("bias", None)
+        else:
+            part = bias.detach().chunk(3)[i].clone()
+            layer.bias = nn.Parameter(part, requires_grad=bias.requires_grad)
     return layers[0], layers[1], layers[2]
-
-
-def make_linear(weight: Tensor, bias: Tensor | None, requires_grad: bool) -> QuantLinear:
-    """A layer around ``weight`` ``(out, in)`` and ``bias`` ``(out,)``."""
-    layer = QuantLinear(weight.shape[1], weight.shape[0], device="meta")
-    layer.weight = nn.Parameter(weight, requires_grad=requires_grad)
-    if bias is None:
-        layer.register_parameter("bias", None)
-    else:
-        layer.bias = nn.Parameter(bias, requires_grad=requires_grad)
-    return layer
 
 
 def join_in_proj(layers: Sequence[QuantLinear]) -> tuple[nn.Parameter, nn.Parameter | None]:
@@ -135,12 +133,8 @@ class QuantMultiheadAttention(ExplicitAttention):
         return (out if self.batch_first else out.transpose(0, 1)), None
 
 
-def _projections(mha: nn.MultiheadAttention) -> tuple[QuantLinear, QuantLinear, QuantLinear]:
+def _projections(mha: nn.MultiheadAttention) -> Layers:
     if mha._qkv_same_embed_dim:
-        grad = mha.in_proj_weight.requires_grad
-        return split_in_proj(mha.in_proj_weight, mha.in_proj_bias, grad)
+        return split_in_proj(mha.in_proj_weight, mha.in_proj_bias)
     weights = (mha.q_proj_weight, mha.k_proj_weight, mha.v_proj_weight)
-    biases = (None,) * 3 if mha.in_proj_bias is None else mha.in_proj_bias.detach().chunk(3)
-    pairs = zip(weights, biases, strict=True)
-    layers = [make_linear(w.detach(), b, w.requires_grad) for w, b in pairs]
-    return layers[0], layers[1], layers[2]
+    return _layers(weights, mha.in_proj_bias)

@@ -97,6 +97,10 @@ class TensorQuantizer(nn.Module):
         if self.mode is Mode.OBSERVE:
             self._observe(x)
             return x
+        return self.round(x)
+
+    def round(self, x: Tensor) -> Tensor:
+        """``x`` rounded to the grid, whatever the mode; does not count as a call."""
         return fake_quantize(x, self._grid(x))
 
     def _observe(self, x: Tensor) -> None:

@@ -13,11 +13,12 @@ from typing import Any
 
 from torch import nn
 
-from qkit.calibration.observe import install, observe
+from qkit.calibration.install import install
+from qkit.calibration.observe import observe
 from qkit.calibration.registry import create_calibrator
 from qkit.calibration.session import CalibrationSession, open_session
 from qkit.clip.layout import block_of
-from qkit.clip.loading import ClipModel, load_model
+from qkit.clip.loading import ClipModel, load_model, wrap
 from qkit.graph.coverage import Coverage
 from qkit.pipeline.evaluate import Evaluator, open_evaluation
 from qkit.pipeline.inputs import CalibrationData, open_calibration
@@ -51,11 +52,16 @@ class CalibrationResult:
     student: Student
     data: CalibrationData
 
+    def __iter__(self) -> Iterator[nn.Module | ModelReport]:
+        """Unpack as ``model, report = qkit.calibrate(...)``."""
+        return iter((self.model, self.report))
+
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the run folder that ``qkit.load`` reads.
 
         Raises:
-            ArtifactError: the folder exists, or cannot be written.
+            ArtifactError: the folder exists or cannot be written, or the model was given as a bare
+                module, whose architecture has no name.
         """
         save_run(
             Path(path),
@@ -84,7 +90,7 @@ class Stopwatch:
 
 
 def calibrate(
-    model: str | ClipModel,
+    model: str | ClipModel | nn.Module,
     data: str,
     *,
     recipe: str | Recipe | None = None,
@@ -100,8 +106,8 @@ def calibrate(
     """Quantize a CLIP model.
 
     Args:
-        model: open_clip name ("ViT-B-32:openai", "local-dir:FOLDER") or a loaded model, which is
-            copied and left as it is.
+        model: open_clip name ("ViT-B-32:openai", "local-dir:FOLDER"), the result of
+            ``qkit.load_model``, or an open_clip model; one given as an object is copied.
         data: "captions:CSV", "classes:DIR" or "images:DIR".
         recipe: name, TOML file or object; all layers at 8 bits with ``mse`` by default.
         bits: bits of weights and activations; attention operands keep the recipe's (8).
@@ -118,7 +124,11 @@ def calibrate(
     """
     watch = Stopwatch(progress or Silent())
     flags = overrides or Overrides()
-    flags = replace(flags, bits=bits or flags.bits, method=method or flags.method)
+    flags = replace(
+        flags,
+        bits=flags.bits if bits is None else bits,
+        method=flags.method if method is None else method,
+    )
     resolved = override(_recipe(recipe), flags)
     calibrator = create_calibrator(resolved.calibrator.method, resolved.calibrator.options)
     calib = open_calibration(data, resolved.samples, resolved.seed, skip_bad=skip_bad)
@@ -198,10 +208,10 @@ def _recipe(recipe: str | Recipe | None) -> Recipe:
     return load_recipe(recipe) if isinstance(recipe, str) else recipe
 
 
-def _student(model: str | ClipModel) -> Student:
+def _student(model: str | ClipModel | nn.Module) -> Student:
     if isinstance(model, str):
         return prepare(load_model(model), copy=False)
-    return prepare(model)
+    return prepare(wrap(model) if isinstance(model, nn.Module) else model)
 
 
 def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -107,7 +107,9 @@ class Evaluator:
         )
         kept: list[Sample] = []
         parts: list[Pair] = []
-        with self.progress.phase(f"encode images of {dataset.source}", len(dataset)) as advance:
+        with self.progress.phase(
+            f"encode images of {dataset.source.path.name}", len(dataset)
+        ) as advance:
             for batch in batches:
                 pixels = batch.pixels.to(next(model.parameters()).device)
                 parts.append({m: _unit(model.encode_image(pixels)) for m in self._each_mode()})

@@ -64,8 +64,14 @@ def save_run(
     """Write a run folder.
 
     Raises:
-        ArtifactError: see ``artifact.folder.write_run``.
+        ArtifactError: see ``artifact.folder.write_run``; or the model's architecture is unknown.
     """
+    if "model_cfg" not in student.clip.config:
+        message = (
+            f"a bare {student.clip.spec} module names no architecture to load it by. "
+            "Calibrate qkit.load_model('NAME:TAG') instead."
+        )
+        raise ArtifactError(message)
     manifest = {
         "model": {"spec": student.clip.spec, "config": student.clip.config},
         "recipe": recipe.to_dict(),

@@ -49,7 +49,7 @@ class Student:
 
 def prepare(clip: ClipModel, *, copy: bool = True) -> Student:
     """Swap a model's modules; a ``copy`` leaves the one given as it is."""
-    model = deepcopy(clip.model) if copy else clip.model
+    model = (deepcopy(clip.model) if copy else clip.model).eval()
     own = ClipModel(clip.spec, model, clip.tokenizer, clip.preprocess, clip.config)
     towers = swap_clip(model)
     layers = list_layers(model, towers)

@@ -62,7 +62,10 @@ def load_recipe(name_or_path: str) -> Recipe:
 
 
 def _folder(entry: EntryPoint, distribution: str) -> Path:
-    spec = importlib.util.find_spec(entry.value)
+    try:
+        spec = importlib.util.find_spec(entry.value)
+    except ModuleNotFoundError:  # its parent package is missing
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         message = (
             f"recipe package {entry.value!r} of {distribution} cannot be found. "

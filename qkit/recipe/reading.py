@@ -58,18 +58,21 @@ def parse_recipe(table: Mapping[str, Any], source: str = "recipe") -> Recipe:
     )
 
 
-def parse_rule(table: Mapping[str, Any], source: str) -> SchemeRule:
+def parse_rule(table: object, source: str) -> SchemeRule:
     """Turn one [[rule]] into a ``SchemeRule``.
 
     Raises:
         RecipeError: see ``parse_recipe``.
     """
+    if not isinstance(table, Mapping):
+        message = f"{source} = {table!r} is no table. Write [[rule]]."
+        raise RecipeError(message)
     _check_keys(table, ("match", "kind", "tower", "ignore", *DEFAULTS), source)
     match = _text(table, "match", "*", source)
     if match.startswith("re:"):
         _check_pattern(match, source)
     kind, tower = (_one_of(table, k, v, source) for k, v in (("kind", KINDS), ("tower", TOWERS)))
-    if table.get("ignore", False):
+    if _flag(table, "ignore", False, source):
         if extra := sorted(set(table) & set(DEFAULTS)):
             message = f"{source}: ignore = true contradicts {choices(extra)}. Keep one of the two."
             raise RecipeError(message)
@@ -88,9 +91,13 @@ def _spec(table: Mapping[str, Any], name: str, source: str) -> QuantSpec | None:
         raise RecipeError(message)
     _check_keys(value, ("bits", "symmetric", "granularity"), where)
     try:
-        granularity = Granularity.parse(value.get("granularity", default.granularity.value))
+        granularity = Granularity.parse(
+            _text(value, "granularity", default.granularity.value, where)
+        )
         spec = QuantSpec(
-            value.get("bits", default.bits), value.get("symmetric", default.symmetric), granularity
+            value.get("bits", default.bits),
+            _flag(value, "symmetric", default.symmetric, where),
+            granularity,
         )
     except RecipeError as error:
         message = f"{where}: {error}"
@@ -153,6 +160,14 @@ def _text(table: Mapping[str, Any], key: str, default: str, source: str) -> str:
     value = table.get(key, default)
     if not isinstance(value, str):
         message = f"{source}: {key} = {value!r} is no text. Put it in quotes."
+        raise RecipeError(message)
+    return value
+
+
+def _flag(table: Mapping[str, Any], key: str, default: bool, source: str) -> bool:
+    value = table.get(key, default)
+    if not isinstance(value, bool):
+        message = f"{source}: {key} = {value!r} is neither true nor false. Write one of them."
         raise RecipeError(message)
     return value
 

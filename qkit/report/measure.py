@@ -91,21 +91,33 @@ def measure(
     """
     sums = {layer.name: LayerSums() for layer in layers}
     cosines: dict[str, list[Tensor]] = {}
-    with torch.no_grad():
-        for batch in batches:
-            kept: dict[str, Tensor] = {}
-            set_mode(model, Mode.OFF)
-            with hooked(layers, lambda *seen, kept=kept: _pass_float(sums, kept, *seen)):
-                before = _embeddings(model, batch)
-            set_mode(model, Mode.QUANTIZE)
-            with hooked(layers, lambda *seen, kept=kept: _pass_quantized(sums, kept, *seen)):
-                after = _embeddings(model, batch)
-            for tower, features in before.items():
-                same = F.cosine_similarity(features.double(), after[tower].double(), dim=-1)
-                cosines.setdefault(tower, []).append(same)
-            advance(batch.size)
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                for tower, cosine in _compare(model, layers, batch, sums).items():
+                    cosines.setdefault(tower, []).append(cosine)
+                advance(batch.size)
+    finally:
+        set_mode(model, Mode.QUANTIZE)
     means = {tower: float(torch.cat(values).mean()) for tower, values in cosines.items()}
     return Measurement(sums, means)
+
+
+def _compare(
+    model: nn.Module, layers: Sequence[Layer], batch: Batch, sums: Mapping[str, LayerSums]
+) -> dict[str, Tensor]:
+    """Both passes over one batch; cosines ``(N,)`` of the embeddings by tower."""
+    kept: dict[str, Tensor] = {}
+    set_mode(model, Mode.OFF)
+    with hooked(layers, lambda *seen: _pass_float(sums, kept, *seen)):
+        before = _embeddings(model, batch)
+    set_mode(model, Mode.QUANTIZE)
+    with hooked(layers, lambda *seen: _pass_quantized(sums, kept, *seen)):
+        after = _embeddings(model, batch)
+    return {
+        tower: F.cosine_similarity(features.double(), after[tower].double(), dim=-1)
+        for tower, features in before.items()
+    }
 
 
 def layer_reports(

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tests.cli.conftest import one_line_error
 
 import qkit.artifact.folder
 import qkit.pipeline.calibrate
+from tests.cli.conftest import one_line_error
 
 
 def test_unknown_model_names_the_nearest(qkit, shapes):

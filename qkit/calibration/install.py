@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""Put the scales that a calibrator chose where they belong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from qkit.errors import CalibrationError
+from qkit.graph.layers import list_points
+from qkit.nn.attention import ExplicitAttention
+from qkit.nn.layer import QuantLayer
+from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
+from qkit.spec import Granularity, PointId, QParams
+
+
+def install(model: nn.Module, chosen: Mapping[PointId, QParams]) -> None:
+    """Install scales, drop the observers and switch every point to QUANTIZE.
+
+    Raises:
+        CalibrationError: a point is missing or too many, or a scale has the wrong shape or is not
+            finite and positive.
+    """
+    points = {point.point: point for point in list_points(model)}
+    static = {key for key, point in points.items() if not point.spec.dynamic}
+    _check_complete(static, set(chosen))
+    channels = _channels(model)
+    for key, q in chosen.items():
+        _check_shape(points[key], q, channels.get(key))
+        _check_scale(key, q)
+    device = next(model.parameters()).device
+    for key, q in chosen.items():
+        points[key].set_qparams(QParams(q.scale.to(device), q.zero_point.to(device)))
+    for point in points.values():
+        point.observer = None
+        point.set_mode(Mode.QUANTIZE)
+
+
+def _check_complete(needed: set[PointId], chosen: set[PointId]) -> None:
+    both = (("no scale for", needed - chosen), ("a scale too many,", chosen - needed))
+    for what, keys in both:
+        if keys:
+            message = (
+                f"the calibrator returned {what} {min(keys)} ({len(keys)} such). "
+                "It must return exactly the session's points."
+            )
+            raise CalibrationError(message)
+
+
+def _channels(model: nn.Module) -> dict[PointId, int]:
+    """Channels of every tensor that a point sees."""
+    found: dict[PointId, int] = {}
+
+    def note(point: TensorQuantizer | None, channels: int) -> None:
+        if point is not None:
+            found[point.point] = channels
+
+    for module in model.modules():
+        if isinstance(module, QuantLayer):
+            note(module.weight_quantizer, module.weight.shape[0])
+            groups = int(getattr(module, "groups", 1))
+            note(module.input_quantizer, module.weight.shape[1] * groups)
+        elif isinstance(module, ExplicitAttention):
+            note(module.input_quantizer, module.q_proj.in_features)
+            note(module.context_quantizer, module.k_proj.in_features)
+    return found
+
+
+def _check_shape(point: TensorQuantizer, q: QParams, channels: int | None) -> None:
+    per_channel = point.spec.granularity is Granularity.CHANNEL
+    needed = (channels,) if per_channel else ()
+    for what, tensor in zip(("scale", "zero point"), q, strict=True):
+        if tuple(tensor.shape) != needed:
+            message = (
+                f"the calibrator returned a {what} of shape {tuple(tensor.shape)} for "
+                f"{point.point}, which needs {needed}. Return the shape of its statistics."
+            )
+            raise CalibrationError(message)
+
+
+def _check_scale(point: PointId, q: QParams) -> None:
+    if not bool((torch.isfinite(q.scale) & (q.scale > 0)).all()):
+        worst = float(q.scale.flatten()[~(torch.isfinite(q.scale) & (q.scale > 0)).flatten()][0])
+        message = (
+            f"the calibrator returned scale {worst:g} for {point}. Scales must be finite and "
+            "positive; check its options."
+        )
+        raise CalibrationError(message)

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""Seeded values for open_clip's own attention modules."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+
+@pytest.fixture
+def normal() -> Callable[..., Tensor]:
+    """Normal values of a shape, the same in every run."""
+    generator = torch.Generator().manual_seed(0)
+    return lambda *shape: torch.randn(*shape, generator=generator)
+
+
+@pytest.fixture
+def fill(normal) -> Callable[[nn.Module], nn.Module]:
+    """Add noise to every parameter: those that start at 0 or 1 must be told apart too."""
+
+    def fill(module: nn.Module) -> nn.Module:
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(normal(*parameter.shape) / 4)
+        return module.eval()
+
+    return fill
