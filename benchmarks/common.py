@@ -28,12 +28,12 @@ def machine() -> str:
     )
 
 
-def mean_spread(values: Sequence[float], scale: float = 100.0) -> str:
-    """Mean and sample standard deviation, "80.3 ± 0.2"; the mean alone for one value."""
-    mean = scale * statistics.fmean(values)
-    if len(values) < 2:
+def mean_spread(fractions: Sequence[float]) -> str:
+    """Mean and sample standard deviation in %, "80.3 ± 0.2"; the mean alone for one value."""
+    mean = 100 * statistics.fmean(fractions)
+    if len(fractions) < 2:
         return f"{mean:.1f}"
-    return f"{mean:.1f} ± {scale * statistics.stdev(values):.1f}"
+    return f"{mean:.1f} ± {100 * statistics.stdev(fractions):.1f}"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
