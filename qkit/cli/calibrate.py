@@ -47,9 +47,10 @@ def calibrate(
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json instead.")] = False,
 ) -> None:
     """Quantize a CLIP model and write a run folder with a per-layer error report."""
-    from qkit.artifact.folder import check_target
+    from qkit.artifact.folder import check_target, read_run
     from qkit.pipeline.calibrate import calibrate as run
     from qkit.recipe.overrides import Overrides
+    from qkit.report.model import ModelReport
     from qkit.report.render import print_report
 
     flags = Overrides(
@@ -80,10 +81,11 @@ def calibrate(
         )
         if out is not None:
             result.save(out, overwrite=overwrite)
+    report = result.report.to_dict() if out is None else read_run(out).report
     if as_json:
-        typer.echo(json.dumps(_written(out, result.report.to_dict()), indent=1))
+        typer.echo(json.dumps(report, indent=1))
         return
-    print_report(result.report, stdout(), top=5)
+    print_report(ModelReport.from_dict(report), stdout(), top=5)
     where = f"written to {out}; try: qkit report {out}" if out else "not kept: no --out was given"
     stderr().print(where, markup=False)
 
@@ -105,11 +107,3 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             options[key] = value
     return options
-
-
-def _written(out: Path | None, report: dict[str, Any]) -> dict[str, Any]:
-    """The report as it lies on disk, where the size of the model file is known."""
-    if out is None:
-        return report
-    written: dict[str, Any] = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    return written

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from rich.console import Console
@@ -33,8 +34,7 @@ def print_report(report: ModelReport, console: Console, top: int | None) -> None
     console.print(Text(f"{report.label}  {report.model}", style="bold"))
     console.print(Text(_size_line(report.size)))
     console.print(Text(_coverage_line(report)))
-    for item in sorted(report.coverage.left_float, key=lambda i: (-i.macs, -i.weights))[:6]:
-        console.print(Text(f"  float: {_left_float_line(item, report)}", style="dim"))
+    console.print(_left_float_table(report))
     console.print()
     if report.metrics:
         print_metrics(report.metrics, console)
@@ -89,9 +89,9 @@ def worst_first(layers: Sequence[LayerReport]) -> list[LayerReport]:
 
 
 def _tower_table(report: ModelReport) -> Table:
-    table = Table(box=None, pad_edge=False, title="towers", title_justify="left")
+    table = Table(box=None, pad_edge=False, title="towers (local SQNR)", title_justify="left")
     table.add_column("tower")
-    for name in ("layers", "embedding cosine", "median local dB", "worst local dB", "worst layer"):
+    for name in ("layers", "embedding cosine", "median dB", "worst dB", "worst layer"):
         table.add_column(name, justify="left" if name == "worst layer" else "right")
     for tower, cosine in report.embedding_cosine.items():
         mine = worst_first([layer for layer in report.layers if layer.tower == tower])
@@ -108,7 +108,8 @@ def _tower_table(report: ModelReport) -> Table:
 
 def _metric_row(metric: Metric, figure: str, first: bool) -> tuple[str, ...]:
     after = _figure(metric.quantized, figure)
-    shown = f"{metric.data} ({metric.samples} images)" if first else ""
+    kind, _, path = metric.data.partition(":")
+    shown = f"{kind}:{PurePath(path).name}, {metric.samples} images" if first else ""
     skipped = f", {metric.skipped} skipped" if first and metric.skipped else ""
     name = figure.replace("_", " ").replace(".r", " R@")
     if metric.float is None:
@@ -145,11 +146,18 @@ def _coverage_line(report: ModelReport) -> str:
     return f"quantized: {coverage.weights:.2%} of weights, {coverage.macs:.2%} of MACs"
 
 
-def _left_float_line(item: Any, report: ModelReport) -> str:
-    weights = item.weights / report.coverage.total_weights
-    macs = item.macs / report.coverage.total_macs
-    share = f"{weights:.2%} of weights" + (f", {macs:.2%} of MACs" if item.macs else "")
-    return f"{item.what}, {share} ({item.why})"
+def _left_float_table(report: ModelReport) -> Table:
+    """What stays in float and why, the largest first; the six largest are enough."""
+    table = Table(box=None, pad_edge=False, header_style="dim", style="dim")
+    table.add_column("left in float", overflow="fold")
+    table.add_column("weights", justify="right", no_wrap=True)
+    table.add_column("MACs", justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    coverage = report.coverage
+    for item in sorted(coverage.left_float, key=lambda i: (-i.macs, -i.weights))[:6]:
+        macs = f"{item.macs / coverage.total_macs:.2%}" if item.macs else ""
+        table.add_row(item.what, f"{item.weights / coverage.total_weights:.2%}", macs, item.why)
+    return table
 
 
 def _short(layer: LayerReport) -> str:
