@@ -4,6 +4,7 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,13 @@ def tiny_folder(tmp_path_factory) -> Path:
 def tiny(tiny_folder) -> ClipModel:
     """The tiny model, loaded anew for each test."""
     return load_model(f"local-dir:{tiny_folder}")
+
+
+@pytest.fixture
+def normal() -> Callable[..., torch.Tensor]:
+    """Normal values of a shape, the same in every run."""
+    generator = torch.Generator().manual_seed(0)
+    return lambda *shape: torch.randn(*shape, generator=generator)
 
 
 @pytest.fixture

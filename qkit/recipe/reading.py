@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qkit.errors import RecipeError, choices, nearest
+from qkit.errors import RecipeError, choices
 from qkit.recipe.schema import ATTENTION, INPUT, WEIGHT, CalibratorConfig, Recipe, SchemeRule
+from qkit.recipe.values import check_keys, flag, one_of, subtable, text, whole
 from qkit.spec import KINDS, TOWERS, Granularity, QuantSpec, Scheme
 
 DEFAULTS = {"weight": WEIGHT, "input": INPUT, "attention": ATTENTION}
@@ -40,9 +41,9 @@ def parse_recipe(table: Mapping[str, Any], source: str = "recipe") -> Recipe:
     Raises:
         RecipeError: an unknown key, or a value of the wrong type or out of its range.
     """
-    _check_keys(table, ("summary", "seed", "data", "calibrator", "rule"), source)
-    data = _table(table, "data", source)
-    _check_keys(data, ("samples", "batch_size"), f"{source}, [data]")
+    check_keys(table, ("summary", "seed", "data", "calibrator", "rule"), source)
+    data = subtable(table, "data", source)
+    check_keys(data, ("samples", "batch_size"), f"{source}, [data]")
     default = Recipe()
     rules = table.get("rule", [{}])
     if not isinstance(rules, list) or not rules:
@@ -50,11 +51,11 @@ def parse_recipe(table: Mapping[str, Any], source: str = "recipe") -> Recipe:
         raise RecipeError(message)
     return Recipe(
         rules=tuple(parse_rule(rule, f"{source}, rule {i + 1}") for i, rule in enumerate(rules)),
-        calibrator=_calibrator(_table(table, "calibrator", source), source),
-        samples=_whole(data, "samples", default.samples, 1, source),
-        batch_size=_whole(data, "batch_size", default.batch_size, 1, source),
-        seed=_whole(table, "seed", default.seed, 0, source),
-        summary=_text(table, "summary", "", source),
+        calibrator=_calibrator(subtable(table, "calibrator", source), source),
+        samples=whole(data, "samples", default.samples, 1, source),
+        batch_size=whole(data, "batch_size", default.batch_size, 1, source),
+        seed=whole(table, "seed", default.seed, 0, source),
+        summary=text(table, "summary", "", source),
     )
 
 
@@ -67,12 +68,12 @@ def parse_rule(table: object, source: str) -> SchemeRule:
     if not isinstance(table, Mapping):
         message = f"{source} = {table!r} is no table. Write [[rule]]."
         raise RecipeError(message)
-    _check_keys(table, ("match", "kind", "tower", "ignore", *DEFAULTS), source)
-    match = _text(table, "match", "*", source)
+    check_keys(table, ("match", "kind", "tower", "ignore", *DEFAULTS), source)
+    match = text(table, "match", "*", source)
     if match.startswith("re:"):
         _check_pattern(match, source)
-    kind, tower = (_one_of(table, k, v, source) for k, v in (("kind", KINDS), ("tower", TOWERS)))
-    if _flag(table, "ignore", False, source):
+    kind, tower = (one_of(table, k, v, source) for k, v in (("kind", KINDS), ("tower", TOWERS)))
+    if flag(table, "ignore", False, source):
         if extra := sorted(set(table) & set(DEFAULTS)):
             message = f"{source}: ignore = true contradicts {choices(extra)}. Keep one of the two."
             raise RecipeError(message)
@@ -89,14 +90,14 @@ def _spec(table: Mapping[str, Any], name: str, source: str) -> QuantSpec | None:
     if not isinstance(value, Mapping):
         message = f"{where} = {value!r} is no table. Write {{ bits = 8 }}, or false for float."
         raise RecipeError(message)
-    _check_keys(value, ("bits", "symmetric", "granularity"), where)
+    check_keys(value, ("bits", "symmetric", "granularity"), where)
     try:
         granularity = Granularity.parse(
-            _text(value, "granularity", default.granularity.value, where)
+            text(value, "granularity", default.granularity.value, where)
         )
         spec = QuantSpec(
             value.get("bits", default.bits),
-            _flag(value, "symmetric", default.symmetric, where),
+            flag(value, "symmetric", default.symmetric, where),
             granularity,
         )
     except RecipeError as error:
@@ -131,61 +132,9 @@ def _calibrator(table: Mapping[str, Any], source: str) -> CalibratorConfig:
     return CalibratorConfig(method, options)
 
 
-def _check_keys(table: Mapping[str, Any], known: Collection[str], source: str) -> None:
-    for key in table:
-        if key not in known:
-            message = (
-                f"{source}: unknown key {key!r}.{nearest(key, known)} Known: {choices(known)}."
-            )
-            raise RecipeError(message)
-
-
 def _check_pattern(match: str, source: str) -> None:
     try:
         re.compile(match.removeprefix("re:"))
     except re.error as error:
         message = f"{source}: match = {match!r} is no regular expression: {error}. Mend it."
         raise RecipeError(message) from error
-
-
-def _table(table: Mapping[str, Any], key: str, source: str) -> Mapping[str, Any]:
-    value = table.get(key, {})
-    if not isinstance(value, Mapping):
-        message = f"{source}: {key} = {value!r} is no table. Write [{key}]."
-        raise RecipeError(message)
-    return value
-
-
-def _text(table: Mapping[str, Any], key: str, default: str, source: str) -> str:
-    value = table.get(key, default)
-    if not isinstance(value, str):
-        message = f"{source}: {key} = {value!r} is no text. Put it in quotes."
-        raise RecipeError(message)
-    return value
-
-
-def _flag(table: Mapping[str, Any], key: str, default: bool, source: str) -> bool:
-    value = table.get(key, default)
-    if not isinstance(value, bool):
-        message = f"{source}: {key} = {value!r} is neither true nor false. Write one of them."
-        raise RecipeError(message)
-    return value
-
-
-def _whole(table: Mapping[str, Any], key: str, default: int, least: int, source: str) -> int:
-    value = table.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        message = (
-            f"{source}: {key} = {value!r} is not possible. Use a whole number from {least} on."
-        )
-        raise RecipeError(message)
-    return value
-
-
-def _one_of(table: Mapping[str, Any], key: str, known: Collection[str], source: str) -> str | None:
-    value = table.get(key)
-    if value is None or value in known:
-        return value
-    hint = nearest(str(value), known)
-    message = f"{source}: unknown {key} {value!r}.{hint} Known: {choices(known)}."
-    raise RecipeError(message)

@@ -6,14 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
-
-
-@pytest.fixture
-def normal() -> Callable[..., Tensor]:
-    """Normal values of a shape, the same in every run."""
-    generator = torch.Generator().manual_seed(0)
-    return lambda *shape: torch.randn(*shape, generator=generator)
+from torch import nn
 
 
 @pytest.fixture

@@ -17,13 +17,6 @@ from qkit.spec import Range
 
 
 @pytest.fixture
-def normal() -> Callable[..., Tensor]:
-    """Normal values of a shape, the same in every run."""
-    generator = torch.Generator().manual_seed(0)
-    return lambda *shape: torch.randn(*shape, generator=generator)
-
-
-@pytest.fixture
 def fill(normal) -> Callable[[nn.Module], nn.Module]:
     """Give every parameter normal values, biases included, which torch would start at zero."""
 
