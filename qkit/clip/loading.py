@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -198,7 +199,9 @@ def _explain(spec: str, name: str, tag: str | None, error: Exception) -> str:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".:")[:200] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return textwrap.shorten(lines[0].rstrip(".:"), 200, placeholder=" ...")
 
 
 @contextmanager
