@@ -21,7 +21,7 @@ PACKAGES = ("qkit-clip", "torch", "torchvision", "open_clip_torch", "numpy", "sc
 
 @reported
 def doctor() -> None:
-    """Check the installation: versions, CPU abilities, plug-ins, and a self test of the rounding."""
+    """Check the installation: versions, CPU abilities, plug-ins, a self test of the rounding."""
     checks: tuple[tuple[str, Callable[[], str]], ...] = (
         ("python", lambda: f"{platform.python_version()} on {platform.machine()}"),
         *((name, lambda name=name: _version(name)) for name in PACKAGES),
