@@ -79,26 +79,28 @@ def runs(
     missing = {key: pair for key, pair in wanted.items() if key not in done}
     if not missing:
         return
-    calib = open_calibration(located("captions:flickr8k/calib.csv"), SAMPLES, seed, skip_bad=False)
-    recipe = base_recipe(kind)
-    give_points(student, recipe)
-    session = collect(student, calib, 16, Silent())
+    recipe, session, _ = observe(student, kind, seed)
     for key, (bits, method) in missing.items():
         quantize(student, recipe, bits, method, session)
         yield key, {"figures": evaluate(student, BOTH if key == FIRST else (Mode.QUANTIZE,))}
 
 
+def observe(student: Student, kind: str, seed: int) -> tuple[Recipe, CalibrationSession, float]:
+    """One observing pass over a seed's draw: recipe, statistics and seconds."""
+    calib = open_calibration(located("captions:flickr8k/calib.csv"), SAMPLES, seed, skip_bad=False)
+    recipe = base_recipe(kind)
+    give_points(student, recipe)
+    start = time.perf_counter()
+    session = collect(student, calib, 16, Silent())
+    return recipe, session, time.perf_counter() - start
+
+
 def timings() -> dict[str, float]:
     """Seconds of observing and choosing scales, by kind, bits and method, one after the other."""
     student = prepare(load_model(f"local-dir:{TESTBED / 'vit-tiny-lit'}"), copy=False)
-    calib = open_calibration(located("captions:flickr8k/calib.csv"), SAMPLES, 0, skip_bad=False)
     seconds: dict[str, float] = {}
     for kind, bit_names in PLAN.items():
-        recipe = base_recipe(kind)
-        give_points(student, recipe)
-        start = time.perf_counter()
-        session = collect(student, calib, 16, Silent())
-        observed = time.perf_counter() - start
+        recipe, session, observed = observe(student, kind, seed=0)
         for bits, method in itertools.product(bit_names, METHODS):
             chosen = quantize(student, recipe, bits, method, session)
             seconds[f"{kind}/{bits}/{method}"] = observed + chosen

@@ -82,10 +82,10 @@ def _check_shape(point: TensorQuantizer, q: QParams, channels: int | None) -> No
 
 
 def _check_scale(point: PointId, q: QParams) -> None:
-    if not bool((torch.isfinite(q.scale) & (q.scale > 0)).all()):
-        worst = float(q.scale.flatten()[~(torch.isfinite(q.scale) & (q.scale > 0)).flatten()][0])
+    unusable = q.scale[~(torch.isfinite(q.scale) & (q.scale > 0))]
+    if unusable.numel():
         message = (
-            f"the calibrator returned scale {worst:g} for {point}. Scales must be finite and "
-            "positive; check its options."
+            f"the calibrator returned scale {float(unusable[0]):g} for {point}. "
+            "Scales must be finite and positive; check its options."
         )
         raise CalibrationError(message)

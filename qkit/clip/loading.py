@@ -137,13 +137,13 @@ def wrap(model: nn.Module) -> ClipModel:
         ModelError: its tokenizer cannot be told from the model.
     """
     vocabulary = getattr(model, "vocab_size", None)
-    if vocabulary != open_clip.SimpleTokenizer().vocab_size:
+    tokenizer = open_clip.SimpleTokenizer(context_length=getattr(model, "context_length", 77))
+    if vocabulary != tokenizer.vocab_size:
         message = (
             f"the tokenizer of a bare {type(model).__name__} with vocabulary {vocabulary} is not "
             "known. Load the model by name: qkit.load_model('NAME:TAG')."
         )
         raise ModelError(message)
-    tokenizer = open_clip.SimpleTokenizer(context_length=int(model.context_length))  # type: ignore[arg-type]
     return assemble(type(model).__name__, model, tokenizer, {})
 
 

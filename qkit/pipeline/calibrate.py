@@ -68,7 +68,7 @@ class CalibrationResult:
             self.student,
             self.recipe,
             self.report.to_dict(),
-            self.data.describe(),
+            self.report.calibration,
             overwrite=overwrite,
         )
 

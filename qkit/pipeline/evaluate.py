@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qkit.calibration.observe import set_mode
 from qkit.clip.loading import ClipModel
-from qkit.clip.zero_shot import class_embeddings, templates
+from qkit.clip.zero_shot import TEXT_BATCH, class_embeddings, templates
 from qkit.data import Dataset, Sample, image_batches, open_dataset, parse_source
 from qkit.errors import DataError
 from qkit.nn.tensor_quantizer import Mode
@@ -22,8 +22,6 @@ from qkit.pipeline.inputs import Skipped
 from qkit.progress import Progress, Silent
 from qkit.report.metrics import classification, retrieval, top_agreement
 from qkit.report.model import Metric
-
-TEXT_BATCH = 64
 
 Pair = dict[Mode, Tensor]
 """The same thing of the float model (OFF) and of the quantized one (QUANTIZE)."""
