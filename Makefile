@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help test test-slow lint types imports unit package format clean
+.PHONY: help demo test test-slow lint types imports unit package format clean
 
 help:
+	@echo "make demo       the whole job on the model that qkit brings along"
 	@echo "make test       everything that checks the project"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make format     format and mend what ruff can"
@@ -17,6 +18,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/qkit demo
 
 test: lint types imports package unit
 
@@ -33,7 +37,7 @@ imports: $(STAMP)
 package: $(STAMP)
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist . > /dev/null
-	@ls dist
+	@find dist -name '*.whl' -size -20000k | grep . || (echo "the wheel is too large"; exit 1)
 
 unit: $(STAMP)
 	$(BIN)/pytest -m "not slow and not gpu"

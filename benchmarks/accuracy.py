@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The qkit authors
-"""Accuracy by bits and calibrator on the testbed, over several draws of calibration data.
+"""Accuracy by bits and calibrator, over several draws of calibration data.
 
-    python benchmarks/accuracy.py --jobs 2
+    python benchmarks/accuracy.py --on demo --jobs 2
+    python benchmarks/accuracy.py --on testbed --jobs 2
 
 One observing pass a seed and granularity serves all bits and methods. Results are kept as they
 come, so an interrupted run goes on where it stopped. Writes its table into benchmarks/README.md.
@@ -24,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import TESTBED, markdown_table, mean_spread, write_section
+from beds import BEDS, Bed
+from common import markdown_table, mean_spread, write_section
 
 from qkit.calibration.install import install
 from qkit.calibration.registry import create_calibrator
@@ -52,7 +54,6 @@ SEEDS = {"recipe": 3, "static": 1, "token": 1}
 PLAN = {"recipe": tuple(BITS), "static": ("W8A8",), "token": ("W4A4",)}
 FIRST = "recipe/W8A8/minmax/0"  # the float model is evaluated beside it
 BOTH = (Mode.OFF, Mode.QUANTIZE)
-EVALUATIONS = ("classes:imagenet-sample", "captions:flickr8k/test.csv")
 SAMPLES = 128
 
 
@@ -64,14 +65,8 @@ def base_recipe(kind: str) -> Recipe:
     return override(Recipe(), Overrides(act_granularity=granularity))
 
 
-def located(source: str) -> str:
-    """A testbed source with its full path."""
-    kind, _, path = source.partition(":")
-    return f"{kind}:{TESTBED / path}"
-
-
 def runs(
-    student: Student, kind: str, seed: int, done: Mapping[str, Any]
+    bed: Bed, student: Student, kind: str, seed: int, done: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any]]:
     """Yield the figures of every combination that ``done`` lacks, after one observing pass."""
     pairs = [(bits, method) for bits in PLAN[kind] for method in METHODS]
@@ -79,15 +74,18 @@ def runs(
     missing = {key: pair for key, pair in wanted.items() if key not in done}
     if not missing:
         return
-    recipe, session, _ = observe(student, kind, seed)
+    recipe, session, _ = observe(bed, student, kind, seed)
     for key, (bits, method) in missing.items():
         quantize(student, recipe, bits, method, session)
-        yield key, {"figures": evaluate(student, BOTH if key == FIRST else (Mode.QUANTIZE,))}
+        modes = BOTH if key == FIRST else (Mode.QUANTIZE,)
+        yield key, {"figures": evaluate(bed, student, modes)}
 
 
-def observe(student: Student, kind: str, seed: int) -> tuple[Recipe, CalibrationSession, float]:
+def observe(
+    bed: Bed, student: Student, kind: str, seed: int
+) -> tuple[Recipe, CalibrationSession, float]:
     """One observing pass over a seed's draw: recipe, statistics and seconds."""
-    calib = open_calibration(located("captions:flickr8k/calib.csv"), SAMPLES, seed, skip_bad=False)
+    calib = open_calibration(bed.calibration, SAMPLES, seed, skip_bad=False)
     recipe = base_recipe(kind)
     give_points(student, recipe)
     start = time.perf_counter()
@@ -95,12 +93,12 @@ def observe(student: Student, kind: str, seed: int) -> tuple[Recipe, Calibration
     return recipe, session, time.perf_counter() - start
 
 
-def timings() -> dict[str, float]:
+def timings(bed: Bed) -> dict[str, float]:
     """Seconds of observing and choosing scales, by kind, bits and method, one after the other."""
-    student = prepare(load_model(f"local-dir:{TESTBED / 'vit-tiny-lit'}"), copy=False)
+    student = prepare(load_model(bed.model), copy=False)
     seconds: dict[str, float] = {}
     for kind, bit_names in PLAN.items():
-        recipe, session, observed = observe(student, kind, seed=0)
+        recipe, session, observed = observe(bed, student, kind, seed=0)
         for bits, method in itertools.product(bit_names, METHODS):
             chosen = quantize(student, recipe, bits, method, session)
             seconds[f"{kind}/{bits}/{method}"] = observed + chosen
@@ -122,68 +120,64 @@ def quantize(
     return time.perf_counter() - start
 
 
-def evaluate(student: Student, modes: tuple[Mode, ...]) -> list[dict[str, Any]]:
+def evaluate(bed: Bed, student: Student, modes: tuple[Mode, ...]) -> list[dict[str, Any]]:
     """Figures of the quantized model (and of the float one if asked) on the evaluation data."""
     evaluator = Evaluator(student.clip, modes)
-    metrics = [evaluator.run(located(source)) for source in EVALUATIONS]
+    metrics = [evaluator.run(source) for source in bed.evaluations]
     return [{"float": m.float, "quantized": m.quantized, "agreement": m.agreement} for m in metrics]
 
 
-def table(results: Mapping[str, Any], seconds: Mapping[str, float]) -> str:
+def table(bed: Bed, results: Mapping[str, Any], seconds: Mapping[str, float]) -> str:
     """One line per combination: mean and spread over the seeds, change against float."""
-    base = [figures["float"] for figures in results[FIRST]["figures"]]
-    header = [
-        "inputs",
-        "bits",
-        "method",
-        "ImageNet-sample top-1",
-        "change",
-        "image to text R@1",
-        "text to image R@1",
-        "seconds",
-    ]
-    floats = [base[0]["top1"], base[1]["image_to_text"]["r1"], base[1]["text_to_image"]["r1"]]
+    base = headlines([figures["float"] for figures in results[FIRST]["figures"]])
+    header = ["inputs", "bits", "method", *columns(bed), "seconds"]
     rows = [
-        [
-            "",
-            "float",
-            "",
-            *(f"{100 * floats[0]:.1f}", ""),
-            *(f"{100 * f:.1f}" for f in floats[1:]),
-            "",
-        ]
+        ["", "float", "", f"{100 * base[0]:.1f}", "", *(f"{100 * f:.1f}" for f in base[1:]), ""]
     ]
     for kind, bit_names in PLAN.items():
-        for bits in bit_names:
-            for method in METHODS:
-                keys = [f"{kind}/{bits}/{method}/{seed}" for seed in range(SEEDS[kind])]
-                found = [results[key] for key in keys]
-                took = f"{seconds[f'{kind}/{bits}/{method}']:.1f}"
-                rows.append([kind, bits, method, *cells(found, floats[0]), took])
+        for bits, method in itertools.product(bit_names, METHODS):
+            keys = [f"{kind}/{bits}/{method}/{seed}" for seed in range(SEEDS[kind])]
+            took = f"{seconds[f'{kind}/{bits}/{method}']:.1f}"
+            rows.append([kind, bits, method, *cells([results[key] for key in keys], base[0]), took])
     notes = "\n".join(f"* `{kind}`: {text}" for kind, text in RECIPES.items())
     return f"{markdown_table(header, rows)}\n\n{notes}"
 
 
+def columns(bed: Bed) -> list[str]:
+    """Headings of the figures; the first is followed by its change."""
+    names = []
+    for source, title in zip(bed.evaluations, bed.titles, strict=True):
+        retrieval = source.startswith("captions:") or source == "demo:pairs"
+        directions = ("image to text R@1", "text to image R@1")
+        names += [f"{title} {d}" for d in directions] if retrieval else [f"{title} top-1"]
+    return [names[0], "change", *names[1:]]
+
+
+def headlines(figures: list[Mapping[str, Any]]) -> list[float]:
+    """Top-1 of every classification, R@1 in both directions of every retrieval, fractions."""
+    values: list[float] = []
+    for found in figures:
+        both = (found[key]["r1"] for key in ("image_to_text", "text_to_image") if key in found)
+        values += [found["top1"]] if "top1" in found else both
+    return values
+
+
 def cells(found: list[Any], float_top1: float) -> list[str]:
     """Figures of one combination over its seeds."""
-    top1 = [f["figures"][0]["quantized"]["top1"] for f in found]
-    both = [f["figures"][1]["quantized"] for f in found]
-    return [
-        mean_spread(top1),
-        f"{100 * (sum(top1) / len(top1) - float_top1):+.1f}",
-        mean_spread([b["image_to_text"]["r1"] for b in both]),
-        mean_spread([b["text_to_image"]["r1"] for b in both]),
-    ]
+    seeds = [headlines([figures["quantized"] for figures in one["figures"]]) for one in found]
+    first, *others = zip(*seeds, strict=True)
+    change = f"{100 * (sum(first) / len(first) - float_top1):+.1f}"
+    return [mean_spread(first), change, *(mean_spread(other) for other in others)]
 
 
-def run_unit(kind: str, seed: int, folder: Path, threads: int) -> dict[str, Any]:
+def run_unit(bed: Bed, kind: str, seed: int, folder: Path, threads: int) -> dict[str, Any]:
     """All combinations of one kind and seed, kept in ``folder`` as they come."""
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore", QkitWarning)
     path = folder / f"{kind}-{seed}.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    student = prepare(load_model(f"local-dir:{TESTBED / 'vit-tiny-lit'}"), copy=False)
-    for key, value in runs(student, kind, seed, results):
+    student = prepare(load_model(bed.model), copy=False)
+    for key, value in runs(bed, student, kind, seed, results):
         results[key] = value
         path.write_text(json.dumps(results))
         print(key, value["figures"][0]["quantized"], flush=True)
@@ -192,18 +186,21 @@ def run_unit(kind: str, seed: int, folder: Path, threads: int) -> dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("accuracy"), help="one file a process")
+    parser.add_argument("--on", choices=BEDS, default="demo", help="model and data")
+    parser.add_argument("--out", type=Path, help="folder, one file a process")
     parser.add_argument("--jobs", type=int, default=2, help="processes at once")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    bed, out = BEDS[args.on], args.out or Path(f"accuracy-{args.on}")
+    out.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
         units = [(kind, seed) for kind in PLAN for seed in range(SEEDS[kind])]
-        waiting = [pool.submit(run_unit, *unit, args.out, threads) for unit in units]
+        waiting = [pool.submit(run_unit, bed, *unit, out, threads) for unit in units]
         results = {key: value for unit in waiting for key, value in unit.result().items()}
-    body = table(results, timings())
-    write_section("accuracy", f"python benchmarks/accuracy.py --jobs {args.jobs}", body)
+    body = table(bed, results, timings(bed))
+    command = f"python benchmarks/accuracy.py --on {args.on} --jobs {args.jobs}"
+    write_section(f"accuracy-{args.on}", command, body)
 
 
 if __name__ == "__main__":

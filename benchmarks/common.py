@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 
 README = Path(__file__).with_name("README.md")
-TESTBED = Path(__file__).resolve().parents[2] / "shared" / "testbed"
 
 
 def machine() -> str:

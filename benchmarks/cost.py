@@ -32,7 +32,8 @@ from qkit.calibration.install import install
 from qkit.calibration.observe import Batch, observe
 from qkit.calibration.registry import create_calibrator
 from qkit.calibration.session import CalibrationSession, open_session
-from qkit.clip.loading import ClipModel, load_model
+from qkit.clip.loading import load_model
+from qkit.clip.model import ClipModel
 from qkit.clip.zero_shot import sample_prompts
 from qkit.pipeline.student import Student, give_points, prepare
 from qkit.recipe import Recipe

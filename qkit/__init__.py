@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qkit.calibration.registry import list_calibrators as list_calibrators
-    from qkit.clip.loading import ClipModel as ClipModel
     from qkit.clip.loading import load_model as load_model
+    from qkit.clip.model import ClipModel as ClipModel
     from qkit.errors import QkitError as QkitError
     from qkit.errors import QkitWarning as QkitWarning
     from qkit.pipeline.calibrate import CalibrationResult as CalibrationResult
@@ -50,7 +50,7 @@ __all__ = [
 
 _HOMES = {
     "CalibrationResult": "qkit.pipeline.calibrate:CalibrationResult",
-    "ClipModel": "qkit.clip.loading:ClipModel",
+    "ClipModel": "qkit.clip.model:ClipModel",
     "Evaluator": "qkit.pipeline.evaluate:Evaluator",
     "Overrides": "qkit.recipe.overrides:Overrides",
     "QkitError": "qkit.errors:QkitError",

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from qkit.clip.loading import ClipModel, load_model, rebuild
+from qkit.clip.loading import load_model
+from qkit.clip.model import ClipModel, rebuild
 
 TINY = {
     "embed_dim": 32,

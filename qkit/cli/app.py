@@ -8,6 +8,7 @@ import typer
 
 from qkit import __version__
 from qkit.cli.calibrate import calibrate
+from qkit.cli.demo import demo
 from qkit.cli.doctor import doctor
 from qkit.cli.evaluate import evaluate
 from qkit.cli.listing import calibrators, recipes
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(calibrate)
+app.command()(demo)
 app.command()(report)
 app.command()(evaluate)
 app.command()(calibrators)

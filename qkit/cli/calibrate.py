@@ -12,15 +12,17 @@ import typer
 from qkit.cli.console import progress_bars, reported, stderr, stdout
 from qkit.errors import RecipeError
 
-MODEL_HELP = "open_clip model: NAME:TAG, NAME:FILE, NAME:random, local-dir:DIR or hf-hub:ORG/REPO."
-DATA_HELP = "Calibration data: captions:CSV, classes:DIR or images:DIR."
-EVAL_HELP = "Compare float and quantized model on classes:DIR or captions:CSV; repeatable."
+MODEL_HELP = (
+    "open_clip model: NAME:TAG, NAME:FILE, NAME:random, local-dir:DIR, hf-hub:ORG/REPO, or demo."
+)
+DATA_HELP = "Calibration data: captions:CSV, classes:DIR, images:DIR or demo:calib."
+EVAL_HELP = "Compare float and quantized on classes:DIR, captions:CSV or demo:PART; repeatable."
 
 
 @reported
 def calibrate(
-    model: Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)],
-    data: Annotated[str, typer.Option("--data", "-d", help=DATA_HELP)],
+    model: Annotated[str | None, typer.Option("--model", "-m", help=MODEL_HELP)] = None,
+    data: Annotated[str | None, typer.Option("--data", "-d", help=DATA_HELP)] = None,
     bits: Annotated[int | None, typer.Option(help="Bits of weights and activations, 2-8.")] = None,
     method: Annotated[str | None, typer.Option(help="Calibrator, see `qkit calibrators`.")] = None,
     recipe: Annotated[str | None, typer.Option("--recipe", "-r", help="Name or TOML file.")] = None,
@@ -46,7 +48,10 @@ def calibrate(
     overwrite: Annotated[bool, typer.Option(help="Replace an existing run folder.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json instead.")] = False,
 ) -> None:
-    """Quantize a CLIP model and write a run folder with a per-layer error report."""
+    """Quantize a CLIP model and write a run folder with a per-layer error report.
+
+    Without --model and --data: the small model and the scenes that qkit brings along.
+    """
     from qkit.artifact.folder import check_target, read_run
     from qkit.pipeline.calibrate import calibrate as run
     from qkit.recipe.overrides import Overrides

@@ -21,6 +21,7 @@ from qkit.progress import Advance
 
 Template = Callable[[str], str]
 TEXT_BATCH = 64
+TEMPLATE_COUNTS = (len(SIMPLE_IMAGENET_TEMPLATES), len(OPENAI_IMAGENET_TEMPLATES))
 
 
 def templates(count: int) -> tuple[Template, ...]:

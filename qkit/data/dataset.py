@@ -11,6 +11,7 @@ import numpy as np
 
 from qkit.data.captions import read_captions
 from qkit.data.classes import read_classes
+from qkit.data.demo import read_demo
 from qkit.data.images import read_images
 from qkit.data.sample import Dataset as Dataset
 from qkit.data.sample import Sample as Sample
@@ -24,6 +25,7 @@ READERS: dict[Kind, Callable[[Source], Dataset]] = {
     Kind.CLASSES: read_classes,
     Kind.CAPTIONS: read_captions,
     Kind.IMAGES: read_images,
+    Kind.DEMO: read_demo,
 }
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qkit.data.files import hash_file
@@ -12,14 +13,14 @@ from qkit.data.files import hash_file
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from qkit.data.sample import Dataset, Sample
+    from qkit.data.sample import Dataset, Drawn, Sample
 
 
 def dataset_digest(dataset: Dataset) -> str:
     """Return the SHA-256, in hex, of the class names and the samples in their order.
 
-    A sample counts with its file name (without folders), its file's bytes, its texts and its
-    label.
+    A sample counts with its file name (without folders), its file's bytes (its pixels, if it is
+    drawn), its texts and its label.
 
     Raises:
         DataError: an image file cannot be read.
@@ -40,9 +41,15 @@ def _dataset_pieces(dataset: Dataset) -> Iterator[bytes]:
 
 def _sample_pieces(sample: Sample) -> Iterator[bytes]:
     yield _encode(sample.image.name)
-    yield hash_file(sample.image)
+    yield _content(sample.image)
     yield _encode("" if sample.label is None else str(sample.label))
     yield from _list_pieces(sample.texts)
+
+
+def _content(image: Path | Drawn) -> bytes:
+    if isinstance(image, Path):
+        return hash_file(image)
+    return hashlib.sha256(image.render().tobytes()).digest()
 
 
 def _list_pieces(texts: Iterable[str]) -> Iterator[bytes]:

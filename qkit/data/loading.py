@@ -8,6 +8,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +19,6 @@ from qkit.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from torch import Tensor
 
@@ -123,4 +123,5 @@ def _decode_ahead(
 
 
 def _prepare(sample: Sample, preprocess: Preprocess) -> Tensor:
-    return preprocess(decode(sample.image))
+    image = sample.image
+    return preprocess(decode(image) if isinstance(image, Path) else image.render())

@@ -1,25 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The qkit authors
-"""What a dataset is made of. Only paths and words: images are decoded while they are loaded."""
+"""What a dataset is made of. No pixels: images are decoded or drawn while they are loaded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-from qkit.data.source import Kind, Source
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from PIL import Image
+
+    from qkit.data.source import Source
+
 Task = Literal["classification", "retrieval", "images"]
 """What a dataset can measure; ``images`` has no ground truth."""
 
-TASKS: dict[Kind, Task] = {
-    Kind.CLASSES: "classification",
-    Kind.CAPTIONS: "retrieval",
-    Kind.IMAGES: "images",
-}
+
+class Drawn(Protocol):
+    """An image that is no file but is drawn, the same every time."""
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+
+    def render(self) -> Image.Image:
+        """Draw it, RGB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +34,12 @@ class Sample:
     """One image and what is known about it.
 
     Attributes:
-        image: its file.
+        image: its file, or what draws it.
         texts: its captions, in order of appearance.
         label: index into the class names of its dataset; None where there are no classes.
     """
 
-    image: Path
+    image: Path | Drawn
     texts: tuple[str, ...] = ()
     label: int | None = None
 
@@ -54,7 +61,9 @@ class Dataset:
     @property
     def task(self) -> Task:
         """What can be measured on it."""
-        return TASKS[self.source.kind]
+        if self.classnames:
+            return "classification"
+        return "retrieval" if any(sample.texts for sample in self.samples) else "images"
 
     def __len__(self) -> int:
         return len(self.samples)

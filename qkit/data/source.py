@@ -18,11 +18,13 @@ class Kind(StrEnum):
     CLASSES: a folder with one folder of images a class.
     CAPTIONS: a CSV file with the columns ``image`` and ``caption``.
     IMAGES: a folder of images and nothing else known about them.
+    DEMO: a part of the scenes that qkit draws itself; its path is the part's name.
     """
 
     CLASSES = "classes"
     CAPTIONS = "captions"
     IMAGES = "images"
+    DEMO = "demo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ def parse_source(text: str) -> Source:
         message = f"data source {text!r} names no path. Write {name}:path."
         raise DataError(message)
     source = Source(Kind(name), Path(path))
-    _check_path(source)
+    if source.kind is not Kind.DEMO:
+        _check_path(source)
     return source
 
 

@@ -18,8 +18,10 @@ from qkit.calibration.observe import observe
 from qkit.calibration.registry import create_calibrator
 from qkit.calibration.session import CalibrationSession, open_session
 from qkit.clip.layout import block_of
-from qkit.clip.loading import ClipModel, load_model, wrap
+from qkit.clip.loading import load_model
+from qkit.clip.model import wrap
 from qkit.graph.coverage import Coverage
+from qkit.pipeline.defaults import Model, fill_in
 from qkit.pipeline.evaluate import Evaluator, open_evaluation
 from qkit.pipeline.inputs import CalibrationData, open_calibration
 from qkit.pipeline.save import save_run
@@ -90,8 +92,8 @@ class Stopwatch:
 
 
 def calibrate(
-    model: str | ClipModel | nn.Module,
-    data: str,
+    model: Model | None = None,
+    data: str | None = None,
     *,
     recipe: str | Recipe | None = None,
     bits: int | None = None,
@@ -107,8 +109,9 @@ def calibrate(
 
     Args:
         model: open_clip name ("ViT-B-32:openai", "local-dir:FOLDER"), the result of
-            ``qkit.load_model``, or an open_clip model; one given as an object is copied.
-        data: "captions:CSV", "classes:DIR" or "images:DIR".
+            ``qkit.load_model``, or an open_clip model; one given as an object is copied. Without
+            model and data, the demo model is calibrated and evaluated on the demo data.
+        data: "captions:CSV", "classes:DIR", "images:DIR" or "demo:PART".
         recipe: name, TOML file or object; all layers at 8 bits with ``mse`` by default.
         bits: bits of weights and activations; attention operands keep the recipe's (8).
         method: calibrator, see ``qkit calibrators``.
@@ -131,10 +134,11 @@ def calibrate(
     )
     resolved = override(_recipe(recipe), flags)
     calibrator = create_calibrator(resolved.calibrator.method, resolved.calibrator.options)
-    calib = open_calibration(data, resolved.samples, resolved.seed, skip_bad=skip_bad)
-    targets = [open_evaluation(source) for source in evaluate]
+    inputs = fill_in(model, data, evaluate)
+    calib = open_calibration(inputs.data, resolved.samples, resolved.seed, skip_bad=skip_bad)
+    targets = [open_evaluation(source) for source in inputs.evaluate]
     with watch.phase("load model", None):
-        student = _student(model)
+        student = _student(inputs.model)
         coverage = give_points(student, resolved)
     require_coverage(coverage, min_coverage)
     session = collect(student, calib, resolved.batch_size, watch)
@@ -208,7 +212,7 @@ def _recipe(recipe: str | Recipe | None) -> Recipe:
     return load_recipe(recipe) if isinstance(recipe, str) else recipe
 
 
-def _student(model: str | ClipModel | nn.Module) -> Student:
+def _student(model: Model) -> Student:
     if isinstance(model, str):
         return prepare(load_model(model), copy=False)
     return prepare(wrap(model) if isinstance(model, nn.Module) else model)

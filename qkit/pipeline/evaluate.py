@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qkit.calibration.observe import set_mode
-from qkit.clip.loading import ClipModel
+from qkit.clip.model import ClipModel
 from qkit.clip.zero_shot import TEXT_BATCH, class_embeddings, templates
 from qkit.data import Dataset, Sample, image_batches, open_dataset, parse_source
 from qkit.errors import DataError

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from qkit.calibration.observe import Batch
-from qkit.clip.loading import ClipModel
+from qkit.clip.model import ClipModel
 from qkit.clip.zero_shot import sample_prompts
 from qkit.data import Dataset, dataset_digest, draw, image_batches, open_dataset, parse_source
 

@@ -16,7 +16,7 @@ from torch import nn
 from qkit.artifact.folder import RunFolder, read_run, write_run
 from qkit.artifact.tensors import from_tensors, to_tensors
 from qkit.clip.layout import swap_clip
-from qkit.clip.loading import ClipModel, rebuild
+from qkit.clip.model import ClipModel, rebuild
 from qkit.errors import ArtifactError, QkitError
 from qkit.graph.attach import attach
 from qkit.graph.layers import Layer, list_layers

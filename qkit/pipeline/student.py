@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from qkit.clip.layout import swap_clip
-from qkit.clip.loading import ClipModel
+from qkit.clip.model import ClipModel
 from qkit.errors import CalibrationError
 from qkit.graph.attach import attach
 from qkit.graph.coverage import Coverage, measure_coverage

@@ -88,6 +88,14 @@ def worst_first(layers: Sequence[LayerReport]) -> list[LayerReport]:
     return sorted(layers, key=lambda layer: (layer.local_sqnr_db, layer.name))
 
 
+def read_figure(figures: Mapping[str, Any], path: str) -> float:
+    """Return a figure by its dotted name, such as "image_to_text.r1"."""
+    value: Any = figures
+    for key in path.split("."):
+        value = value[key]
+    return float(value)
+
+
 def _tower_table(report: ModelReport) -> Table:
     table = Table(box=None, pad_edge=False, title="towers (local SQNR)", title_justify="left")
     table.add_column("tower")
@@ -107,14 +115,14 @@ def _tower_table(report: ModelReport) -> Table:
 
 
 def _metric_row(metric: Metric, figure: str, first: bool) -> tuple[str, ...]:
-    after = _figure(metric.quantized, figure)
+    after = read_figure(metric.quantized, figure)
     kind, _, path = metric.data.partition(":")
     shown = f"{kind}:{PurePath(path).name}, {metric.samples} images" if first else ""
     skipped = f", {metric.skipped} skipped" if first and metric.skipped else ""
     name = figure.replace("_", " ").replace(".r", " R@")
     if metric.float is None:
         return shown + skipped, name, "", f"{100 * after:.1f}", "", ""
-    before = _figure(metric.float, figure)
+    before = read_figure(metric.float, figure)
     agreement = f"{100 * metric.agreement:.1f}" if first and metric.agreement is not None else ""
     return (
         shown + skipped,
@@ -124,13 +132,6 @@ def _metric_row(metric: Metric, figure: str, first: bool) -> tuple[str, ...]:
         f"{100 * (after - before):+.1f}",
         agreement,
     )
-
-
-def _figure(figures: Mapping[str, Any], path: str) -> float:
-    value: Any = figures
-    for key in path.split("."):
-        value = value[key]
-    return float(value)
 
 
 def _size_line(size: Mapping[str, int]) -> str:

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from qkit.clip.loading import load_model, rebuild
+from qkit.clip.loading import load_model
+from qkit.clip.model import rebuild
 from qkit.errors import ModelError
 
 NEEDS = "The folder needs open_clip_config.json and its weights"

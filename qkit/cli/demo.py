@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""``qkit demo``: the whole job on the small model that qkit brings along."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from qkit.cli.console import progress_bars, reported, stdout
+
+if TYPE_CHECKING:
+    from qkit.report.model import ModelReport
+
+OUT = Path("runs/demo")
+BROKEN = "w4a4-minmax"
+SHOWN = 4  # layers in the table of causes
+INTRODUCTION = (
+    "The model that qkit brings along is a small CLIP: a ViT and a text transformer of 8 blocks "
+    "each, trained on drawn scenes of coloured shapes. Every layer of both was quantized in four "
+    "ways, from {images} scenes, and tried on others: {labelled} things to name (labelled), "
+    "{unseen} in colours and shapes that training never combined (unseen), and {pairs} captions "
+    "to find (pairs)."
+)
+NEXT = (
+    ("qkit report {out}/w4a4-minmax --all", "every layer of the broken model"),
+    ("qkit calibrate --bits 6 --method percentile", "other bits, another calibrator, same model"),
+    ("qkit recipes", "what else is ready to use"),
+)
+
+
+@reported
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where its run folders go.")] = OUT,
+) -> None:
+    """Quantize the model that qkit brings along, see it break at 4 bits, and mend it."""
+    from qkit.artifact.folder import check_target, read_run
+    from qkit.pipeline.demo import STOPS, tour
+    from qkit.report.model import ModelReport
+
+    for stop in STOPS:
+        check_target(out / stop.name, overwrite=True)
+    reports: dict[str, ModelReport] = {}
+    with progress_bars() as progress:
+        for stop, result in tour(progress):
+            result.save(out / stop.name, overwrite=True)
+            reports[stop.name] = ModelReport.from_dict(read_run(out / stop.name).report)
+    _show(reports, {stop.name: stop.title for stop in STOPS}, out)
+
+
+def _show(reports: dict[str, ModelReport], titles: dict[str, str], out: Path) -> None:
+    """What happened, why, and what to do next."""
+    from qkit.report.compare import comparison_table
+    from qkit.report.render import layer_table, worst_first
+
+    console, broken = stdout(), reports[BROKEN]
+    titled = {titles[name]: report for name, report in reports.items()}
+    sizes = {metric.data.partition(":")[2]: metric.samples for metric in broken.metrics}
+    console.print(INTRODUCTION.format(images=broken.calibration["images"], **sizes))
+    console.print()
+    console.print(comparison_table(titled, "what happened: % right (change against float)"))
+    console.print()
+    console.print(f"why {titles[BROKEN]!r} breaks:", markup=False)
+    console.print(layer_table(worst_first(broken.layers)[:SHOWN], len(broken.layers)))
+    console.print()
+    console.print("try next:")
+    for command, purpose in NEXT:
+        console.print(Text.assemble("  ", (command.format(out=out), "bold"), f"  # {purpose}"))

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""A CLIP model with what is needed to feed it, built by open_clip."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import open_clip
+from open_clip.model import get_model_preprocess_cfg
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from qkit.errors import ModelError
+
+# what open_clip, torch and safetensors raise over names, configurations and files
+LOAD_ERRORS = (
+    AttributeError,
+    EOFError,
+    ImportError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    UnpicklingError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ClipModel:
+    """A CLIP model with all that is needed to feed it.
+
+    Attributes:
+        spec: the name it was loaded by.
+        model: the open_clip model, in eval mode.
+        tokenizer: texts to token numbers ``(N, context)``.
+        preprocess: image to pixels ``(3, H, W)``, as at test time.
+        config: open_clip's ``model_cfg`` and ``preprocess_cfg``, enough to build it again.
+    """
+
+    spec: str
+    model: nn.Module
+    tokenizer: Callable[[list[str]], Tensor]
+    preprocess: Callable[[Image.Image], Tensor]
+    config: Mapping[str, Any]
+
+
+def assemble(
+    spec: str, model: nn.Module, tokenizer: Callable[[list[str]], Tensor], config: dict[str, Any]
+) -> ClipModel:
+    """Put model, tokenizer and the preprocessing that the model asks for together."""
+    preprocess_cfg = dict(get_model_preprocess_cfg(model))
+    config["preprocess_cfg"] = preprocess_cfg
+    transform = image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False)
+    return ClipModel(spec, model, tokenizer, transform, config)
+
+
+def wrap(model: nn.Module) -> ClipModel:
+    """Take an open_clip model that was loaded elsewhere; it can be quantized but not saved.
+
+    Raises:
+        ModelError: its tokenizer cannot be told from the model.
+    """
+    vocabulary = getattr(model, "vocab_size", None)
+    tokenizer = open_clip.SimpleTokenizer(context_length=getattr(model, "context_length", 77))
+    if vocabulary != tokenizer.vocab_size:
+        message = (
+            f"the tokenizer of a bare {type(model).__name__} with vocabulary {vocabulary} is not "
+            "known. Load the model by name: qkit.load_model('NAME:TAG')."
+        )
+        raise ModelError(message)
+    return assemble(type(model).__name__, model, tokenizer, {})
+
+
+def rebuild(spec: str, config: Mapping[str, Any]) -> ClipModel:
+    """Build the architecture that ``config`` describes again, with random weights.
+
+    Raises:
+        ModelError: open_clip cannot build it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+        name = f"local-dir:{folder}"
+        try:
+            with quiet_open_clip():
+                model = open_clip.create_model(name, load_weights=False)
+                tokenizer = open_clip.get_tokenizer(name)
+        except LOAD_ERRORS as error:
+            cause = first_line(error)
+            message = (
+                f"the stored architecture of {spec!r} cannot be built: {cause}. Check versions."
+            )
+            raise ModelError(message) from error
+    return assemble(spec, model.eval(), tokenizer, dict(config))
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what open_clip said, without the end of its sentence."""
+    lines = str(error).strip().splitlines()
+    if not lines:
+        return type(error).__name__
+    return textwrap.shorten(lines[0].rstrip(".:"), 200, placeholder=" ...")
+
+
+@contextmanager
+def quiet_open_clip() -> Iterator[None]:
+    """open_clip logs what it then raises; keep the one line that qkit prints the only one."""
+    root = logging.getLogger()
+    before = root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
