@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkit.demo.scenes.parts import CLASS_NAMES, LABELS, SIZES, Part, item
+from qkit.demo.scenes.scene import DAYLIGHT, DUSK
 from qkit.demo.scenes.words import COLOURS, COMBINATIONS, HELD_OUT, SHAPES, TRAINED, class_name
 
 parts = st.sampled_from(Part)
@@ -120,3 +121,25 @@ def test_captioned_parts_show_one_thing_about_as_often_as_two(part):
 def test_all_parts_but_the_training_part_have_a_size():
     assert set(SIZES) == set(Part) - {Part.TRAIN}
     assert SIZES[Part.PAIRS] == 1000
+
+
+@pytest.mark.parametrize(
+    ("part", "conditions"),
+    [
+        (Part.SHAPES, DAYLIGHT),
+        (Part.TRAIN, DAYLIGHT),
+        (Part.CALIB, DAYLIGHT),
+        (Part.PAIRS, DAYLIGHT),
+        (Part.LABELLED, DUSK),
+        (Part.UNSEEN, DUSK),
+    ],
+)
+def test_things_to_name_are_seen_under_harder_conditions_than_in_training(part, conditions):
+    scenes = [item(part, index).scene for index in range(60)]
+    for drawn, (low, high) in (
+        ([scene.light.noise for scene in scenes], conditions.noise),
+        ([scene.light.gain for scene in scenes], conditions.gain),
+        ([scene.clutter for scene in scenes], conditions.clutter),
+    ):
+        assert low <= min(drawn) < max(drawn) <= high
+        assert max(drawn) > (low + high) / 2

@@ -12,7 +12,7 @@ from PIL import Image
 
 from qkit.demo.scenes.captions import describe
 from qkit.demo.scenes.render import render
-from qkit.demo.scenes.scene import Scene, draw_scene, draw_scene_of
+from qkit.demo.scenes.scene import DAYLIGHT, DUSK, Scene, draw_scene
 from qkit.demo.scenes.words import COMBINATIONS, HELD_OUT, TRAINED, Combination, class_name
 
 SEED = 2026
@@ -25,8 +25,8 @@ class Part(StrEnum):
     SHAPES: single things of the trained combinations in turn, without end.
     TRAIN: captioned scenes without end, only of trained combinations.
     CALIB: captioned scenes for calibration, of trained combinations.
-    LABELLED: single things of the trained combinations, to classify among all.
-    UNSEEN: single things of the combinations never trained, to classify among all.
+    LABELLED: single things of the trained combinations at dusk, to classify among all.
+    UNSEEN: single things of the combinations never trained at dusk, to classify among all.
     PAIRS: captioned scenes of all combinations, for retrieval.
     """
 
@@ -80,7 +80,7 @@ def item(part: Part, index: int, seed: int = SEED) -> Item:
     name = f"{part}/{index}"
     if part in LABELS:
         combination = LABELS[part][index % len(LABELS[part])]
-        scene = draw_scene_of(rng, combination)
+        scene = draw_scene(rng, [combination], DAYLIGHT if part is Part.SHAPES else DUSK)
         return Item(scene, name, None, COMBINATIONS.index(combination))
     combinations = COMBINATIONS if part is Part.PAIRS else TRAINED
     scene = draw_scene(rng, combinations, pair=bool(rng.random() < PAIR_SHARE))

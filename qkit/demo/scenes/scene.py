@@ -56,6 +56,27 @@ class Light:
 
 
 @dataclass(frozen=True, slots=True)
+class Conditions:
+    """How hard scenes are to see: ranges that their properties are drawn from.
+
+    Attributes:
+        radius: of single things, pixels.
+        clutter: of the background.
+        gain: of the light.
+        noise: of the picture.
+    """
+
+    radius: tuple[float, float] = (11, 22)
+    clutter: tuple[float, float] = (0, 0.2)
+    gain: tuple[float, float] = (0.7, 1.15)
+    noise: tuple[float, float] = (2, 14)
+
+
+DAYLIGHT = Conditions()
+DUSK = Conditions(radius=(9, 20), clutter=(0, 0.25), gain=(0.55, 1.05), noise=(4, 20))
+
+
+@dataclass(frozen=True, slots=True)
 class Scene:
     """One or two things on a background; with two, the first is left of or above the second."""
 
@@ -73,18 +94,18 @@ class Scene:
 
 
 def draw_scene(
-    rng: np.random.Generator, combinations: Sequence[Combination], *, pair: bool = False
+    rng: np.random.Generator,
+    combinations: Sequence[Combination],
+    conditions: Conditions = DAYLIGHT,
+    *,
+    pair: bool = False,
 ) -> Scene:
     """Draw a scene with one thing, or with two, of the given combinations of colour and shape."""
-    things = _pair(rng, combinations) if pair else (_single(rng, _pick(rng, combinations)),)
+    things = _pair(rng, combinations) if pair else (_single(rng, combinations, conditions),)
     taken = {thing.combination[0] for thing in things}
     background = str(rng.choice([name for name in COLOURS if name not in taken]))
-    return Scene(things, background, float(rng.uniform(0, 0.2)), _light(rng))
-
-
-def draw_scene_of(rng: np.random.Generator, combination: Combination) -> Scene:
-    """Draw a scene that shows one thing of a given colour and shape."""
-    return draw_scene(rng, [combination])
+    clutter = float(rng.uniform(*conditions.clutter))
+    return Scene(things, background, clutter, _light(rng, conditions))
 
 
 def _pair(rng: np.random.Generator, combinations: Sequence[Combination]) -> tuple[Thing, Thing]:
@@ -99,8 +120,11 @@ def _pair(rng: np.random.Generator, combinations: Sequence[Combination]) -> tupl
     return things[0], things[1]
 
 
-def _single(rng: np.random.Generator, combination: Combination) -> Thing:
-    radius = rng.uniform(11, 22)
+def _single(
+    rng: np.random.Generator, combinations: Sequence[Combination], conditions: Conditions
+) -> Thing:
+    combination = _pick(rng, combinations)
+    radius = rng.uniform(*conditions.radius)
     margin = 0.8 * radius
     x, y = rng.uniform(margin, SIDE - margin, size=2)
     return _thing(rng, combination, (x, y), radius)
@@ -122,13 +146,13 @@ def _pick(rng: np.random.Generator, combinations: Sequence[Combination]) -> Comb
     return combinations[int(rng.integers(len(combinations)))]
 
 
-def _light(rng: np.random.Generator) -> Light:
+def _light(rng: np.random.Generator, conditions: Conditions) -> Light:
     red, green, blue = (float(v) for v in rng.uniform(0.9, 1.1, size=3))
     right, down = (float(v) for v in rng.uniform(-0.2, 0.2, size=2))
     return Light(
-        gain=float(rng.uniform(0.7, 1.15)),
+        gain=float(rng.uniform(*conditions.gain)),
         cast=(red, green, blue),
         slope=(right, down),
-        noise=float(rng.uniform(2, 14)),
+        noise=float(rng.uniform(*conditions.noise)),
         grain=int(rng.integers(2**31)),
     )
