@@ -49,9 +49,18 @@ RECIPES = {
     "recipe": "shipped recipes: per tensor, the MLP's second linear per token",
     "static": "all inputs static, per tensor (no recipe, `--bits N`)",
     "token": "all inputs per token (`--act-granularity token`)",
+    "full": "all inputs static, attention's operands at the same bits (`--attn-bits N`)",
 }
-SEEDS = {"recipe": 3, "static": 1, "token": 1}
-PLAN = {"recipe": tuple(BITS), "static": ("W8A8",), "token": ("W4A4",)}
+SEEDS = {"recipe": 3, "static": 1, "token": 1, "full": 3}
+PLANS = {
+    "demo": {
+        "recipe": tuple(BITS),
+        "static": ("W8A8", "W4A4"),
+        "token": ("W4A4",),
+        "full": ("W8A8", "W4A4"),
+    },
+    "testbed": {"recipe": tuple(BITS), "static": ("W8A8",), "token": ("W4A4",)},
+}
 FIRST = "recipe/W8A8/minmax/0"  # the float model is evaluated beside it
 BOTH = (Mode.OFF, Mode.QUANTIZE)
 SAMPLES = 128
@@ -69,14 +78,14 @@ def runs(
     bed: Bed, student: Student, kind: str, seed: int, done: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any]]:
     """Yield the figures of every combination that ``done`` lacks, after one observing pass."""
-    pairs = [(bits, method) for bits in PLAN[kind] for method in METHODS]
+    pairs = [(bits, method) for bits in PLANS[bed.name][kind] for method in METHODS]
     wanted = {f"{kind}/{b}/{m}/{seed}": (b, m) for b, m in pairs}
     missing = {key: pair for key, pair in wanted.items() if key not in done}
     if not missing:
         return
     recipe, session, _ = observe(bed, student, kind, seed)
     for key, (bits, method) in missing.items():
-        quantize(student, recipe, bits, method, session)
+        quantize(student, recipe, kind, bits, method, session)
         modes = BOTH if key == FIRST else (Mode.QUANTIZE,)
         yield key, {"figures": evaluate(bed, student, modes)}
 
@@ -97,20 +106,27 @@ def timings(bed: Bed) -> dict[str, float]:
     """Seconds of observing and choosing scales, by kind, bits and method, one after the other."""
     student = prepare(load_model(bed.model), copy=False)
     seconds: dict[str, float] = {}
-    for kind, bit_names in PLAN.items():
+    for kind, bit_names in PLANS[bed.name].items():
         recipe, session, observed = observe(bed, student, kind, seed=0)
         for bits, method in itertools.product(bit_names, METHODS):
-            chosen = quantize(student, recipe, bits, method, session)
+            chosen = quantize(student, recipe, kind, bits, method, session)
             seconds[f"{kind}/{bits}/{method}"] = observed + chosen
     return seconds
 
 
 def quantize(
-    student: Student, recipe: Recipe, bits: str, method: str, session: CalibrationSession
+    student: Student,
+    recipe: Recipe,
+    kind: str,
+    bits: str,
+    method: str,
+    session: CalibrationSession,
 ) -> float:
     """Choose and install scales at other bits from statistics seen before; returns seconds."""
     weight_bits, act_bits = BITS[bits]
     flags = Overrides(weight_bits=weight_bits, act_bits=act_bits, method=method)
+    if kind == "full":
+        flags = replace(flags, attn_bits=act_bits)
     give_points(student, override(recipe, flags))
     specs = {p.point: p.spec for p in list_points(student.model) if not p.spec.dynamic}
     start = time.perf_counter()
@@ -134,12 +150,12 @@ def table(bed: Bed, results: Mapping[str, Any], seconds: Mapping[str, float]) ->
     rows = [
         ["", "float", "", f"{100 * base[0]:.1f}", "", *(f"{100 * f:.1f}" for f in base[1:]), ""]
     ]
-    for kind, bit_names in PLAN.items():
+    for kind, bit_names in PLANS[bed.name].items():
         for bits, method in itertools.product(bit_names, METHODS):
             keys = [f"{kind}/{bits}/{method}/{seed}" for seed in range(SEEDS[kind])]
             took = f"{seconds[f'{kind}/{bits}/{method}']:.1f}"
             rows.append([kind, bits, method, *cells([results[key] for key in keys], base[0]), took])
-    notes = "\n".join(f"* `{kind}`: {text}" for kind, text in RECIPES.items())
+    notes = "\n".join(f"* `{kind}`: {RECIPES[kind]}" for kind in PLANS[bed.name])
     return f"{markdown_table(header, rows)}\n\n{notes}"
 
 
@@ -195,7 +211,7 @@ def main() -> None:
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
-        units = [(kind, seed) for kind in PLAN for seed in range(SEEDS[kind])]
+        units = [(kind, seed) for kind in PLANS[bed.name] for seed in range(SEEDS[kind])]
         waiting = [pool.submit(run_unit, bed, *unit, out, threads) for unit in units]
         results = {key: value for unit in waiting for key, value in unit.result().items()}
     body = table(bed, results, timings(bed))

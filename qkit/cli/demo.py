@@ -25,6 +25,10 @@ INTRODUCTION = (
     "{unseen} in colours and shapes that training never combined (unseen), and {pairs} captions "
     "to find (pairs)."
 )
+WHY = (
+    "why {title!r} breaks: local is what a layer loses by itself, arrives what comes out of it "
+    "with all before it quantized too"
+)
 NEXT = (
     ("qkit report {out}/w4a4-minmax --all", "every layer of the broken model"),
     ("qkit calibrate --bits 6 --method percentile", "other bits, another calibrator, same model"),
@@ -45,9 +49,10 @@ def demo(
         check_target(out / stop.name, overwrite=True)
     reports: dict[str, ModelReport] = {}
     with progress_bars() as progress:
-        for stop, result in tour(progress):
-            result.save(out / stop.name, overwrite=True)
-            reports[stop.name] = ModelReport.from_dict(read_run(out / stop.name).report)
+        results = list(tour(progress))  # all before any is written: an interrupt leaves nothing
+    for stop, result in results:
+        result.save(out / stop.name, overwrite=True)
+        reports[stop.name] = ModelReport.from_dict(read_run(out / stop.name).report)
     _show(reports, {stop.name: stop.title for stop in STOPS}, out)
 
 
@@ -63,7 +68,7 @@ def _show(reports: dict[str, ModelReport], titles: dict[str, str], out: Path) ->
     console.print()
     console.print(comparison_table(titled, "what happened: % right (change against float)"))
     console.print()
-    console.print(f"why {titles[BROKEN]!r} breaks:", markup=False)
+    console.print(WHY.format(title=titles[BROKEN]), markup=False)
     console.print(layer_table(worst_first(broken.layers)[:SHOWN], len(broken.layers)))
     console.print()
     console.print("try next:")

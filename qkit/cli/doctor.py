@@ -31,6 +31,7 @@ def doctor() -> None:
         ("gpu", _gpu),
         ("calibrators", _calibrators),
         ("recipes", _recipes),
+        ("demo", _demo),
         ("self test", _self_test),
     )
     table = Table("", "check", "finding", box=None, pad_edge=False)
@@ -106,6 +107,13 @@ def _recipes() -> str:
     for name in names:
         load_recipe(name)
     return f"{len(names)}: {', '.join(names)}"
+
+
+def _demo() -> str:
+    from qkit.clip.loading import DEMO, load_model
+
+    parameters = sum(parameter.numel() for parameter in load_model(DEMO).model.parameters())
+    return f"its model loads, {parameters / 1e6:.1f} M parameters"
 
 
 def _self_test() -> str:

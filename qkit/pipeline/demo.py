@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qkit.clip.loading import DEMO, load_model
 from qkit.pipeline.calibrate import CalibrationResult, calibrate
@@ -32,11 +32,12 @@ class Stop:
     flags: Overrides
 
 
+FOUR_BITS = Overrides(bits=4, attn_bits=4, method="minmax")
 STOPS = (
     Stop("w8a8", "8 bits, full ranges", "w8a8-minmax", Overrides()),
-    Stop("w4a4-minmax", "4 bits, full ranges", None, Overrides(bits=4, method="minmax")),
-    Stop("w4a4-mse", "4 bits, least error", None, Overrides(bits=4, method="mse")),
-    Stop("w4a4-mse-token", "the same, a scale per token", "w4a4-mse-token", Overrides()),
+    Stop("w4a4-minmax", "4 bits, full ranges", None, FOUR_BITS),
+    Stop("w4a4-mse", "4 bits, least error", None, replace(FOUR_BITS, method="mse")),
+    Stop("w4a4-mse-token", "4 bits, one scale a token, attention 8", "w4a4-mse-token", Overrides()),
 )
 
 

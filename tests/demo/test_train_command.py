@@ -17,7 +17,7 @@ from tests.cli.conftest import one_line_error
 @pytest.fixture
 def train(monkeypatch):
     """Run the command; the stored model is scored on one part only."""
-    monkeypatch.setattr(record, "PARTS", ("demo:unseen",))
+    monkeypatch.setattr(record, "EVALUATION", ("demo:unseen",))
     app = typer.Typer()
     app.command()(command.train)
     return lambda *args: CliRunner().invoke(app, [str(arg) for arg in args])

@@ -8,8 +8,10 @@ from importlib.resources import files
 import pytest
 
 import qkit
-from qkit.demo.training.record import PARTS
+from qkit.pipeline.defaults import EVALUATION
 from qkit.pipeline.evaluate import Evaluator
+
+FEW = qkit.Overrides(samples=64)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def record():
 
 @pytest.fixture(scope="module")
 def eight_bits(demo):
-    return qkit.calibrate(demo, "demo:calib", recipe="w8a8-minmax", evaluate=PARTS)
+    return qkit.calibrate(demo, "demo:calib", recipe="w8a8-minmax", evaluate=EVALUATION)
 
 
 def top1(metric, of="quantized"):
@@ -52,8 +54,31 @@ def test_eight_bits_lose_less_than_half_a_point(eight_bits):
 
 
 def test_four_bits_with_full_ranges_lose_more_than_ten_points(demo, record):
-    result = qkit.calibrate(demo, "demo:calib", bits=4, method="minmax", evaluate=["demo:labelled"])
-    assert top1(result.report.metrics[0]) < record["scores"]["demo:labelled"]["top1"] - 0.1
+    full, better = (
+        top1(qkit.calibrate(demo, "demo:calib", evaluate=EVALUATION[:1], **args).report.metrics[0])
+        for args in (
+            {"overrides": qkit.Overrides(bits=4, attn_bits=4, method="minmax")},
+            {"recipe": "w4a4-mse-token"},
+        )
+    )
+    assert full < record["scores"]["demo:labelled"]["top1"] - 0.1
+    assert better > full + 0.1
+
+
+@pytest.mark.parametrize("name", [info.name for info in qkit.list_recipes()])
+def test_every_shipped_recipe_keeps_the_embeddings_of_both_towers(demo, name):
+    least = {"w8": 0.999, "w6": 0.99, "w4": 0.93}[name[:2]]
+    report = qkit.calibrate(demo, "demo:calib", recipe=name, overrides=FEW).report
+    assert min(report.embedding_cosine.values()) > least
+
+
+def test_searched_ranges_beat_full_ones_at_four_bits(demo):
+    full, searched = (
+        qkit.calibrate(demo, "demo:calib", bits=4, method=method, overrides=FEW).report
+        for method in ("minmax", "mse")
+    )
+    for tower, cosine in full.embedding_cosine.items():
+        assert searched.embedding_cosine[tower] > cosine
 
 
 def test_a_run_of_the_demo_comes_back_with_the_same_answers(eight_bits, tmp_path):

@@ -14,8 +14,8 @@ TABLES = ("embedding", "logit_scale")  # never decayed
 def create_optimizers(model: nn.Module, learning_rate: float, decay: float) -> Optimizers:
     """Split a CLIP model's parameters, each into exactly one optimizer.
 
-    Muon learned the shapes from less than half of the pictures that AdamW needed. Its updates are
-    scaled to AdamW's size, so that one learning rate serves both.
+    Muon needs fewer pictures than AdamW to learn the shapes. Its updates are scaled to AdamW's
+    size, so that one learning rate serves both.
     """
     inside, decayed, plain = [], [], []
     for name, parameter in model.named_parameters():

@@ -16,16 +16,15 @@ import torch
 from qkit.clip.model import ClipModel
 from qkit.demo.training.plan import Line, Plan
 from qkit.nn.tensor_quantizer import Mode
+from qkit.pipeline.defaults import EVALUATION
 from qkit.pipeline.evaluate import Evaluator
 from qkit.progress import Progress
-
-PARTS = ("demo:labelled", "demo:unseen", "demo:pairs")
 
 
 def score(clip: ClipModel, progress: Progress) -> dict[str, Any]:
     """Top-1 and top-5 or recalls of a float model on each part of the demo data, fractions."""
     evaluator = Evaluator(clip, (Mode.QUANTIZE,), progress=progress)  # it holds no quantizers
-    return {part: dict(evaluator.run(part).quantized) for part in PARTS}
+    return {part: dict(evaluator.run(part).quantized) for part in EVALUATION}
 
 
 def write_record(path: Path, plan: Plan, log: Sequence[Line], scores: dict[str, Any]) -> None:
