@@ -66,7 +66,7 @@ def _show(reports: dict[str, ModelReport], titles: dict[str, str], out: Path) ->
     sizes = {metric.data.partition(":")[2]: metric.samples for metric in broken.metrics}
     console.print(INTRODUCTION.format(images=broken.calibration["images"], **sizes))
     console.print()
-    console.print(comparison_table(titled, "what happened: % right (change against float)"))
+    console.print(comparison_table(titled, "what happened: % right, and the change against float"))
     console.print()
     console.print(WHY.format(title=titles[BROKEN]), markup=False)
     console.print(layer_table(worst_first(broken.layers)[:SHOWN], len(broken.layers)))

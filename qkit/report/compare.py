@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 
 from rich.table import Table
 
@@ -24,29 +25,33 @@ def comparison_table(reports: Mapping[str, ModelReport], title: str) -> Table:
     table.add_column("", overflow="fold")
     for metric in first.metrics:
         table.add_column(_heading(metric), justify="right", no_wrap=True)
+        table.add_column("", justify="right", no_wrap=True)
     table.add_column("size\nMB", justify="right", no_wrap=True)
-    before = [_before(metric) for metric in first.metrics]
+    before = [cell for metric in first.metrics for cell in (_percent(metric, "float"), "")]
     table.add_row("float", *before, f"{first.size['float_bytes'] / 1e6:.1f}")
     for name, report in reports.items():
         stored = report.size.get("quantized_bytes")
         size = "" if stored is None else f"{stored / 1e6:.1f}"
-        table.add_row(name, *(_after(metric) for metric in report.metrics), size)
+        after = [cell for metric in report.metrics for cell in _with_change(metric)]
+        table.add_row(name, *after, size)
     return table
 
 
 def _heading(metric: Metric) -> str:
-    return f"{metric.data}\n{HEADLINES[metric.task][1]} %"
+    return f"{PurePath(metric.data.partition(':')[2]).name}\n{HEADLINES[metric.task][1]}"
 
 
-def _before(metric: Metric) -> str:
-    if metric.float is None:
-        return ""
-    return f"{100 * read_figure(metric.float, HEADLINES[metric.task][0]):.1f}" + " " * 8
+def _percent(metric: Metric, of: str) -> str:
+    value = _headline(metric, of)
+    return "" if value is None else f"{100 * value:.1f}"
 
 
-def _after(metric: Metric) -> str:
-    name = HEADLINES[metric.task][0]
-    after = 100 * read_figure(metric.quantized, name)
-    if metric.float is None:
-        return f"{after:.1f}"
-    return f"{after:.1f} ({after - 100 * read_figure(metric.float, name):+.1f})"
+def _with_change(metric: Metric) -> tuple[str, str]:
+    before, after = _headline(metric, "float"), _headline(metric, "quantized")
+    change = "" if before is None or after is None else f"{100 * (after - before):+.1f}"
+    return _percent(metric, "quantized"), change
+
+
+def _headline(metric: Metric, of: str) -> float | None:
+    figures = getattr(metric, of)
+    return None if figures is None else read_figure(figures, HEADLINES[metric.task][0])

@@ -40,8 +40,8 @@ def test_float_comes_first_and_every_report_shows_its_change(report):
     assert lines[0].strip() == "what happened"
     float_row, one, two = (line.split() for line in lines[-3:])
     assert float_row == ["float", "90.0", "50.0", "8.0"]
-    assert one == ["one", "45.0", "(-45.0)", "50.0", "(+0.0)"]
-    assert two == ["two", "45.0", "(-45.0)", "50.0", "(+0.0)", "1.1"]
+    assert one == ["one", "45.0", "-45.0", "50.0", "+0.0"]
+    assert two == ["two", "45.0", "-45.0", "50.0", "+0.0", "1.1"]
 
 
 def test_without_float_figures_no_change_is_shown(report):
