@@ -11,6 +11,7 @@ from typing import Any
 
 import open_clip
 from open_clip.pretrained import get_pretrained_cfg
+from safetensors import SafetensorError
 
 from qkit.clip.model import LOAD_ERRORS, ClipModel, assemble, first_line, quiet_open_clip
 from qkit.demo.checkpoint import expand_checkpoint
@@ -31,9 +32,7 @@ def load_model(spec: str) -> ClipModel:
         ModelError: name or tag unknown, folder or file unusable, or the download failed.
     """
     if spec == DEMO:
-        with tempfile.TemporaryDirectory() as folder:
-            expand_checkpoint(Path(folder))
-            return _create(spec, f"local-dir:{folder}", None, {"require_pretrained": True})
+        return _load_demo()
     if spec.startswith(SCHEMES):
         return _create(spec, spec, None, {"require_pretrained": True})
     name, colon, tag = spec.partition(":")
@@ -53,6 +52,18 @@ def load_model(spec: str) -> ClipModel:
 def architectures() -> list[str]:
     """Names of all architectures that open_clip can build."""
     return list(open_clip.list_models())
+
+
+def _load_demo() -> ClipModel:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            expand_checkpoint(Path(folder))
+        except (OSError, KeyError, SafetensorError) as error:
+            message = (
+                f"the demo model cannot be read: {first_line(error)}. Install qkit-clip again."
+            )
+            raise ModelError(message) from error
+        return _create(DEMO, f"local-dir:{folder}", None, {"require_pretrained": True})
 
 
 def _tag_settings(name: str, tag: str, colon: str) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from safetensors.torch import load_file
 
 from qkit.clip.loading import load_model
 from qkit.clip.model import rebuild
+from qkit.demo import checkpoint
 from qkit.demo.checkpoint import (
+    CONFIG,
     LOADABLE,
     ROWS,
     TABLE,
@@ -18,6 +20,7 @@ from qkit.demo.checkpoint import (
     write_checkpoint,
 )
 from qkit.demo.training.vocabulary import used_tokens
+from qkit.errors import ModelError
 
 USED = [0, 7, 320, 49406, 49407]
 
@@ -66,3 +69,13 @@ def test_texts_of_used_tokens_are_encoded_as_before(drawn, tmp_path):
         before, after = drawn.model.encode_text(tokens), loaded.model.encode_text(tokens)
     assert torch.nn.functional.cosine_similarity(before, after).min() > 0.9999
     assert (tmp_path / LOADABLE).stat().st_size > 4 * 49408 * 128
+
+
+def test_a_damaged_installation_is_told_in_one_line(monkeypatch, tmp_path):
+    (tmp_path / CONFIG).write_text("{}")
+    monkeypatch.setattr(checkpoint, "_shipped", lambda: tmp_path)
+    with pytest.raises(ModelError, match=r"demo model cannot be read.*Install qkit-clip again"):
+        load_model("demo")
+    (tmp_path / WEIGHTS).write_bytes(b"no tensors")
+    with pytest.raises(ModelError, match=r"demo model cannot be read.*Install qkit-clip again"):
+        load_model("demo")

@@ -119,3 +119,19 @@ def test_there_is_a_prompt_of_every_form_for_every_trained_class():
     assert prompts.shape == (80, len(TRAINED), 24)
     ends = (prompts == 49407).any(dim=-1)
     assert ends.all(), "a prompt is cut off"
+
+
+def test_the_number_of_drawing_processes_changes_nothing():
+    things = ShapedThings(fresh().preprocess, 0, 32)
+    one, two = (list(training_batches(things, 8, workers)) for workers in (1, 2))
+    assert len(one) == len(two) == 4
+    for mine, theirs in zip(one, two, strict=True):
+        assert torch.equal(mine.pixels, theirs.pixels)
+        assert torch.equal(mine.shape, theirs.shape)
+
+
+def test_a_shortened_plan_keeps_at_least_two_steps():
+    plan = SHORT.shortened(2)
+    assert (plan.shapes.steps, plan.pairs.steps) == (2, 2)
+    assert Plan().shortened(10).pairs.steps == Plan().pairs.steps // 10
+    assert Plan().shortened(1) == Plan()
