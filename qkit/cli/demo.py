@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,4 +74,5 @@ def _show(reports: dict[str, ModelReport], titles: dict[str, str], out: Path) ->
     console.print()
     console.print("try next:")
     for command, purpose in NEXT:
-        console.print(Text.assemble("  ", (command.format(out=out), "bold"), f"  # {purpose}"))
+        line = (command.format(out=shlex.quote(str(out))), "bold")
+        console.print(Text.assemble("  ", line, f"  # {purpose}"), soft_wrap=True)
