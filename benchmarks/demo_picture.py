@@ -25,7 +25,7 @@ WEB_FONTS = re.compile(r"@font-face \{.*?\}", re.DOTALL)
 def run_demo() -> str:
     """Output of a real run, with its colours."""
     environment = os.environ | {"FORCE_COLOR": "1", "COLUMNS": str(COLUMNS)}
-    command = [sys.executable, "-m", "qkit", "demo"]
+    command = [os.path.relpath(Path(sys.executable).with_name("qkit")), "demo"]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return done.stdout
 

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,9 +33,9 @@ WHY = (
     "with all before it quantized too"
 )
 NEXT = (
-    ("qkit report {out}/w4a4-minmax --all", "every layer of the broken model"),
-    ("qkit calibrate --bits 6 --method percentile", "other bits, another calibrator, same model"),
-    ("qkit recipes", "what else is ready to use"),
+    ("{qkit} report {out}/w4a4-minmax --all", "every layer of the broken model"),
+    ("{qkit} calibrate --bits 6 --method percentile", "other bits, another calibrator, same model"),
+    ("{qkit} recipes", "what else is ready to use"),
 )
 
 
@@ -74,5 +76,11 @@ def _show(reports: dict[str, ModelReport], titles: dict[str, str], out: Path) ->
     console.print()
     console.print("try next:")
     for command, purpose in NEXT:
-        line = (command.format(out=shlex.quote(str(out))), "bold")
-        console.print(Text.assemble("  ", line, f"  # {purpose}"), soft_wrap=True)
+        line = command.format(qkit=_program(), out=shlex.quote(str(out)))
+        console.print(Text.assemble("  ", (line, "bold"), f"  # {purpose}"), soft_wrap=True)
+
+
+def _program() -> str:
+    """What to type: where the environment is not activated, the path that this was called by."""
+    called = Path(sys.argv[0])
+    return "qkit" if called.name != "qkit" or shutil.which("qkit") else str(called)
