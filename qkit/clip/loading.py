@@ -40,8 +40,8 @@ def load_model(spec: str) -> ClipModel:
     known = architectures()
     if name not in known:
         message = (
-            f"unknown model {name!r}.{nearest(name, known)} "
-            "Use demo, an open_clip name (see `open_clip.list_models()`) or local-dir:FOLDER."
+            f"unknown model {name!r}.{nearest(name, [*known, DEMO])} "
+            "Use an open_clip name (see `open_clip.list_models()`), local-dir:FOLDER or demo."
         )
         raise ModelError(message)
     if tag == RANDOM:

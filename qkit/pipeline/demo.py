@@ -37,7 +37,7 @@ STOPS = (
     Stop("w8a8", "8 bits, full ranges", "w8a8-minmax", Overrides()),
     Stop("w4a4-minmax", "4 bits, full ranges", None, FOUR_BITS),
     Stop("w4a4-mse", "4 bits, least error", None, replace(FOUR_BITS, method="mse")),
-    Stop("w4a4-mse-token", "4 bits per token, attention 8", "w4a4-mse-token", Overrides()),
+    Stop("w4a4-mse-token", "4 bits per token, attn 8", "w4a4-mse-token", Overrides()),
 )
 
 

@@ -57,4 +57,4 @@ def test_half_named_inputs_are_refused(qkit, shapes):
     one_line_error(qkit("calibrate", f"--data=images:{shapes / 'images'}"), "no model", "--model")
     one_line_error(qkit("calibrate", "--model=ViT-B-32:random"), "no data", "--data")
     one_line_error(qkit("calibrate", "--model=demo", "--data=demo:calbi"), "'calib'")
-    one_line_error(qkit("calibrate", "--model=dmo", "--data=demo:calib"), "unknown model")
+    one_line_error(qkit("calibrate", "--model=dmo", "--data=demo:calib"), "Did you mean 'demo'?")
