@@ -27,13 +27,11 @@ class Inputs:
         model: its name, or the model itself.
         data: calibration data.
         evaluate: evaluation data.
-        chosen: whether qkit chose the data.
     """
 
     model: Model
     data: str
     evaluate: tuple[str, ...]
-    chosen: bool
 
 
 def fill_in(model: Model | None, data: str | None, evaluate: Sequence[str]) -> Inputs:
@@ -50,6 +48,5 @@ def fill_in(model: Model | None, data: str | None, evaluate: Sequence[str]) -> I
         name = model if isinstance(model, str) else type(model).__name__
         message = f"model {name} is given, but no data to calibrate on. Name some with --data."
         raise DataError(message)
-    chosen = data is None
-    targets = tuple(evaluate) or (EVALUATION if chosen else ())
-    return Inputs(model or DEMO, data or CALIBRATION, targets, chosen)
+    targets = tuple(evaluate) or (EVALUATION if data is None else ())
+    return Inputs(model or DEMO, data or CALIBRATION, targets)

@@ -11,7 +11,6 @@ from qkit.pipeline.defaults import CALIBRATION, EVALUATION, fill_in
 def test_nothing_named_is_the_demo_with_all_its_parts():
     filled = fill_in(None, None, ())
     assert (filled.model, filled.data, filled.evaluate) == ("demo", CALIBRATION, EVALUATION)
-    assert filled.chosen
 
 
 def test_the_demo_model_brings_its_data():
@@ -22,7 +21,6 @@ def test_what_is_named_is_used():
     filled = fill_in("ViT-B-32:openai", "images:photos", ["classes:val"])
     assert (filled.model, filled.data) == ("ViT-B-32:openai", "images:photos")
     assert filled.evaluate == ("classes:val",)
-    assert not filled.chosen
     assert fill_in("demo", "demo:calib", ()).evaluate == ()
     assert fill_in(None, None, ["demo:pairs"]).evaluate == ("demo:pairs",)
 
