@@ -33,7 +33,7 @@ WHY = (
     "with all before it quantized too"
 )
 NEXT = (
-    ("{qkit} report {out}/w4a4-minmax --all", "every layer of the broken model"),
+    ("{qkit} report {out}/{broken} --all", "every layer of the broken model"),
     ("{qkit} calibrate --bits 6 --method percentile", "other bits, another calibrator, same model"),
     ("{qkit} recipes", "what else is ready to use"),
 )
@@ -76,7 +76,7 @@ def _show(reports: dict[str, ModelReport], titles: dict[str, str], out: Path) ->
     console.print()
     console.print("try next:")
     for command, purpose in NEXT:
-        line = command.format(qkit=_program(), out=shlex.quote(str(out)))
+        line = command.format(qkit=_program(), out=shlex.quote(str(out)), broken=BROKEN)
         console.print(Text.assemble("  ", (line, "bold"), f"  # {purpose}"), soft_wrap=True)
 
 

@@ -58,7 +58,7 @@ def _load_demo() -> ClipModel:
     with tempfile.TemporaryDirectory() as folder:
         try:
             expand_checkpoint(Path(folder))
-        except (OSError, KeyError, SafetensorError) as error:
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
             message = (
                 f"the demo model cannot be read: {first_line(error)}. Install qkit-clip again."
             )

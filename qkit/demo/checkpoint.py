@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -47,13 +46,13 @@ def expand_checkpoint(folder: Path, weights: Path | None = None) -> None:
         folder: where to write; must exist.
         weights: a file of ``write_checkpoint``; the shipped one by default.
     """
+    config = read_config()
+    (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
     with as_file(_shipped()) as shipped:
-        shutil.copyfile(shipped / CONFIG, folder / CONFIG)
         stored = load_file(weights or shipped / WEIGHTS)
     rows = stored.pop(ROWS).long()
     tensors = {name: tensor.float() for name, tensor in stored.items()}
-    words = read_config()["model_cfg"]["text_cfg"]["vocab_size"]
-    table = torch.zeros(words, tensors[TABLE].shape[1])
+    table = torch.zeros(config["model_cfg"]["text_cfg"]["vocab_size"], tensors[TABLE].shape[1])
     table[rows] = tensors[TABLE]
     save_file(tensors | {TABLE: table}, folder / LOADABLE)
 

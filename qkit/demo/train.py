@@ -47,7 +47,10 @@ def train(
     from qkit.demo.training.stages import train as run
     from qkit.demo.training.vocabulary import used_tokens
 
-    _make_folder(out, overwrite)
+    if not overwrite and (out / RECORD).exists():
+        message = f"{out} holds a training. Choose another --out, or pass --overwrite."
+        raise ArtifactError(message)
+    _make_folder(out)
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     plan = Plan(seed=seed, workers=workers).shortened(shorten)
@@ -78,10 +81,7 @@ def _show(line: Line) -> None:
     stdout().print(f"{line.stage} step {line.step}: {losses} ({line.seconds:.0f} s)", markup=False)
 
 
-def _make_folder(out: Path, overwrite: bool) -> None:
-    if not overwrite and (out / "training.json").exists():
-        message = f"{out} holds a training. Choose another --out, or pass --overwrite."
-        raise ArtifactError(message)
+def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
