@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,20 +13,10 @@ from typing import ParamSpec
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Column
 
+from qkit.cli.progress import Bars, Lines
 from qkit.errors import QkitError, QkitWarning
-from qkit.progress import Advance, Silent
-from qkit.progress import Progress as ProgressProtocol
+from qkit.progress import Progress
 
 P = ParamSpec("P")
 FAILED, INTERRUPTED = 1, 130
@@ -41,6 +32,10 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in a job that keeps what it has; its text says what."""
+
+
 def reported(command: Callable[P, None]) -> Callable[P, None]:
     """Turn what a user can mend into one line and an exit code; show qkit's warnings as notes."""
 
@@ -52,8 +47,8 @@ def reported(command: Callable[P, None]) -> Callable[P, None]:
         except QkitError as error:
             _say("error", "red", " ".join(str(error).split()))
             raise typer.Exit(FAILED) from None
-        except KeyboardInterrupt:
-            _say("interrupted", "yellow", "nothing was written.")
+        except KeyboardInterrupt as stop:
+            _say("interrupted", "yellow", str(stop) or "nothing was written.")
             raise typer.Exit(INTERRUPTED) from None
         except MemoryError:
             _say("error", "red", "out of memory. Try a smaller --batch-size.")
@@ -79,41 +74,24 @@ def _notes() -> Iterator[None]:
 
 def _say(what: str, style: str, text: str) -> None:
     console = stderr()
-    console.print(f"[bold {style}]{what}:[/] ", end="")
-    console.print(text, markup=False)
-
-
-class Bars:
-    """Phases as progress bars on stderr, each with its rate, elapsed time and time left."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-
-    @contextmanager
-    def phase(self, name: str, total: int | None) -> Iterator[Advance]:
-        """Show one more bar."""
-        task = self.progress.add_task(name, total=total)
-        yield lambda done: self.progress.advance(task, done)
-        if total is None:
-            self.progress.update(task, total=1, completed=1)
+    with console.capture() as said:
+        console.print(f"[bold {style}]{what}:[/] ", end="")
+        console.print(text, markup=False)
+    sys.stderr.write(said.get())  # bars stand in for sys.stderr, to print above themselves
 
 
 @contextmanager
-def progress_bars() -> Iterator[ProgressProtocol]:
-    """Bars where stderr is a terminal; silence where it is piped."""
-    console = stderr()
-    if not console.is_terminal:
-        yield Silent()
-        return
-    columns = (
-        SpinnerColumn(finished_text="[green]✓"),
-        TextColumn("{task.description}", table_column=Column(max_width=38, no_wrap=True)),
-        BarColumn(bar_width=12),
-        TaskProgressColumn(),
-        TextColumn("took"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(*columns, console=console) as progress:
-        yield Bars(progress)
+def progress_bars() -> Iterator[Progress]:
+    """Bars where stderr can draw them; plain lines where it is piped, dumb or no Unicode."""
+    if _draws():
+        bars = Bars(stderr())
+        with bars.live:
+            yield bars
+    else:
+        yield Lines(sys.stderr)
+
+
+def _draws() -> bool:
+    """Whether bars can be drawn. FORCE_COLOR on a pipe asks for colours, not for a cursor."""
+    unicode = (sys.stderr.encoding or "utf-8").lower().startswith("utf")
+    return stderr().is_interactive and sys.stderr.isatty() and unicode
