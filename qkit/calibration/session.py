@@ -23,7 +23,7 @@ class CalibrationSession:
 
     Attributes:
         points: every point whose scale calibration chooses (per-token ones choose their own).
-        seen: their statistics.
+        seen: their statistics, and those of the per-token points for whoever reports on them.
     """
 
     points: Mapping[PointId, QuantSpec]
@@ -71,10 +71,11 @@ def open_session(model: nn.Module, layers: tuple[Layer, ...]) -> CalibrationSess
         if isinstance(layer.module, QuantLayer) and layer.weight_quantizer is not None
     }
     for quantizer in list_points(model):
+        point = quantizer.point
         if quantizer.spec.dynamic:
+            seen[point] = quantizer.stats()
             continue
-        point = points_key = quantizer.point
-        points[points_key] = quantizer.spec
+        points[point] = quantizer.spec
         if point in weights:
             seen[point] = weight_stats(weights[point], quantizer.spec.granularity)
             _check_finite(point, seen[point])

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import re
-
 from torch import nn
 
 from qkit.clip.attention import SWAPS
@@ -21,7 +19,6 @@ TEXT_MEMBERS = (
     "ln_final",
     "text_projection",
 )
-BLOCK = re.compile(r"\.(?:resblocks|blocks|layers|layer)\.(\d+)(?:\.|$)")
 
 
 def towers(model: nn.Module) -> Towers:
@@ -44,12 +41,6 @@ def towers(model: nn.Module) -> Towers:
             )
             raise ModelError(message)
     return found
-
-
-def block_of(name: str) -> int | None:
-    """Index of the transformer block that layer ``name`` lies in, or None outside the blocks."""
-    found = BLOCK.search(f".{name}")
-    return int(found.group(1)) if found else None
 
 
 def swap_clip(model: nn.Module) -> Towers:

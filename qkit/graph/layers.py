@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -61,19 +62,38 @@ class Layer:
         weight = self.weight_quantizer
         return self.input_quantizers if weight is None else (*self.input_quantizers, weight)
 
+    @property
+    def input_axis(self) -> int:
+        """Channel axis of the input."""
+        return 1 if self.kind == "conv" else -1
+
     def run_alone(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """This layer's output for float ``inputs`` with its own points on, whatever the mode."""
-        before = [(point, point.mode, point.fired) for point in self.points]
-        for point, _, _ in before:
-            point.mode = Mode.QUANTIZE
-        try:
+        with self.switched(Mode.QUANTIZE):
             if self.attention is not None and self.input_quantizers:
                 inputs = (self.input_quantizers[0](inputs[0]),)
-            forward: Callable[..., Tensor] = self.module.forward
-            return forward(*inputs)
+            return self._forward(inputs)
+
+    def run_float(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """This layer's output for ``inputs`` with its own points off, whatever the mode."""
+        with self.switched(Mode.OFF):
+            return self._forward(inputs)
+
+    @contextmanager
+    def switched(self, mode: Mode) -> Iterator[None]:
+        """Switch this layer's points for a while, without counting their calls."""
+        before = [(point, point.mode, point.fired) for point in self.points]
+        for point in self.points:
+            point.mode = mode
+        try:
+            yield
         finally:
-            for point, mode, fired in before:
-                point.mode, point.fired = mode, fired
+            for point, was, fired in before:
+                point.mode, point.fired = was, fired
+
+    def _forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        forward: Callable[..., Tensor] = self.module.forward
+        return forward(*inputs)
 
 
 def list_layers(model: nn.Module, towers: Towers) -> tuple[Layer, ...]:

@@ -8,6 +8,8 @@ layer, so a tool that swaps linears leaves a third of every transformer block in
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,12 +49,24 @@ class QuantSDPA(nn.Module):
         """Attend; the fused kernel is used while no point is active."""
         if all(point.mode is Mode.OFF for point in self.points()):
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        q, k, v = self.operands["query"](q), self.operands["key"](k), self.operands["value"](v)
-        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-        if mask is not None:
-            scores = scores + mask
-        probs = self.operands["probs"](scores.softmax(dim=-1))
-        return F.dropout(probs, dropout, training=dropout > 0) @ v
+        return attend(q, k, v, mask, dropout, lambda role, x: self.operands[role](x))
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    rounded: Callable[[Role, Tensor], Tensor],
+) -> Tensor:
+    """Attention with each operand passed through ``rounded(role, operand)`` before its product."""
+    q, k, v = rounded("query", q), rounded("key", k), rounded("value", v)
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores + mask
+    probs = rounded("probs", scores.softmax(dim=-1))
+    return F.dropout(probs, dropout, training=dropout > 0) @ v
 
 
 class ExplicitAttention(nn.Module):

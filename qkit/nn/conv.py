@@ -37,6 +37,9 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, out, H', W')``."""
-        x = self.quantized_input(x)
-        result: Tensor = self._conv_forward(x, self.quantized_weight(), self.bias)
+        return self.product(self.quantized_input(x), self.quantized_weight())
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """``(N, C, H, W)`` to ``(N, out, H', W')`` with a weight of one's choice."""
+        result: Tensor = self._conv_forward(x, weight, self.bias)
         return result

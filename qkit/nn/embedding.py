@@ -37,9 +37,13 @@ class QuantEmbedding(QuantLayer, nn.Embedding):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``(...)`` token numbers to ``(..., features)``."""
+        return self.product(tokens, self.quantized_weight())
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """``(...)`` token numbers to ``(..., features)`` by a table of one's choice."""
         return F.embedding(
-            tokens,
-            self.quantized_weight(),
+            x,
+            weight,
             self.padding_idx,
             self.max_norm,
             self.norm_type,

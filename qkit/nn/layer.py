@@ -67,6 +67,10 @@ class QuantLayer(nn.Module):
     def to_float(self) -> nn.Module:
         """Give the parameters back to a float module."""
 
+    @abstractmethod
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """What the layer computes of an input and a weight; nothing is rounded."""
+
     def attach(self, name: str, scheme: Scheme) -> None:
         """Create the points that ``scheme`` asks for; ``name`` is this module's path."""
         self.input_quantizer = self.weight_quantizer = None

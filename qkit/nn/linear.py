@@ -30,7 +30,11 @@ class QuantLinear(QuantLayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` to ``(..., out)``."""
-        return F.linear(self.quantized_input(x), self.quantized_weight(), self.bias)
+        return self.product(self.quantized_input(x), self.quantized_weight())
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """``(..., in)`` to ``(..., out)`` with a weight ``(out, in)`` of one's choice."""
+        return F.linear(x, weight, self.bias)
 
 
 class QuantProjection(QuantLinear):

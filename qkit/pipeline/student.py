@@ -16,6 +16,7 @@ from qkit.clip.layout import swap_clip
 from qkit.clip.model import ClipModel
 from qkit.errors import CalibrationError
 from qkit.graph.attach import attach
+from qkit.graph.blocks import Block, list_blocks
 from qkit.graph.coverage import Coverage, measure_coverage
 from qkit.graph.layers import Layer, Towers, list_layers
 from qkit.graph.macs import count_macs
@@ -31,6 +32,7 @@ class Student:
         clip: the model with tokenizer and preprocessing.
         towers: its towers.
         layers: its layers.
+        blocks: its transformer blocks.
         macs: multiply-accumulates by layer, for one image and one text.
         total_macs: those of everything, as torch counts them.
     """
@@ -38,6 +40,7 @@ class Student:
     clip: ClipModel
     towers: Towers
     layers: tuple[Layer, ...]
+    blocks: tuple[Block, ...]
     macs: Mapping[str, int]
     total_macs: int
 
@@ -54,7 +57,7 @@ def prepare(clip: ClipModel, *, copy: bool = True) -> Student:
     towers = swap_clip(model)
     layers = list_layers(model, towers)
     macs, total = count_macs(layers, _one_of_each(own))
-    return Student(own, towers, layers, macs, total)
+    return Student(own, towers, layers, list_blocks(model, towers), macs, total)
 
 
 def give_points(student: Student, recipe: Recipe) -> Coverage:

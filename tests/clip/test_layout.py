@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from qkit.clip.layout import TEXT_MEMBERS, block_of, swap_clip, towers
+from qkit.clip.layout import TEXT_MEMBERS, swap_clip, towers
 from qkit.errors import ModelError
 
 
@@ -29,23 +29,3 @@ def test_model_without_a_tower_is_refused(members, missing):
         f"ModuleDict has no {missing} tower. "
         "Use a CLIP model of open_clip (one with encode_image and encode_text)."
     )
-
-
-@pytest.mark.parametrize(
-    ("name", "block"),
-    [
-        ("visual.transformer.resblocks.11.attn.q_proj", 11),
-        ("transformer.resblocks.0.mlp.c_fc", 0),
-        ("text.transformer.resblocks.3", 3),
-        ("visual.trunk.blocks.7.attn.qkv", 7),
-        ("text.transformer.encoder.layer.2.attention", 2),
-        ("resblocks.5", 5),
-        ("visual.conv1", None),
-        ("text_projection", None),
-        ("visual.layer1.0.conv1", None),
-        ("visual.myblocks.3.conv", None),
-        ("visual.blocks.x.3", None),
-    ],
-)
-def test_block_of_a_layer(name, block):
-    assert block_of(name) == block
