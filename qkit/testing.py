@@ -43,15 +43,19 @@ def check_calibrator(cls: type[Any]) -> None:
     _require(isinstance(calibrator, Calibrator), f"{cls.__name__} has no calibrate()")
     session = example_session()
     steps: list[int] = []
+
+    def advance(done: int, /, **_: float) -> None:
+        steps.append(done)
+
     before = {point: _copy(stats) for point, stats in session.seen.items()}
-    first = dict(calibrator.calibrate(session, steps.append))
+    first = dict(calibrator.calibrate(session, advance))
     _require(set(first) == set(session.points), f"{cls.__name__} did not return every point once")
     _require(sum(steps) == len(session.points), f"{cls.__name__} did not advance once a point")
     for point, spec in session.points.items():
         _check_qparams(point, spec, session.stats(point), first[point])
     for point, stats in session.seen.items():
         _require(_equal(stats, before[point]), f"{cls.__name__} changed the statistics of {point}")
-    again = cls().calibrate(session, steps.append)
+    again = cls().calibrate(session, advance)
     same = all(torch.equal(a, b) for p in first for a, b in zip(first[p], again[p], strict=True))
     _require(same, f"{cls.__name__} gives another result the second time")
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,26 @@ def _move_into_place(partial: Path, path: Path) -> None:
         old.rename(path)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def update_report(path: Path, report: Mapping[str, Any]) -> None:
+    """Replace the report of a run folder; an interruption leaves the old one.
+
+    Raises:
+        ArtifactError: the disk refused.
+    """
+    partial = path / f".{REPORT}.partial"
+    try:
+        _write_json(partial, report)
+        partial.replace(path / REPORT)
+    except OSError as error:
+        message = (
+            f"{path / REPORT} could not be written: {error.strerror}. Make the folder writable."
+        )
+        raise ArtifactError(message) from error
+    finally:
+        with suppress(OSError):  # a read-only disk refuses to remove even what is not there
+            partial.unlink(missing_ok=True)
 
 
 def read_run(path: Path) -> RunFolder:

@@ -16,7 +16,7 @@ from qkit.graph.layers import Layer, list_points
 from qkit.nn.layer import QuantLayer
 from qkit.nn.tensor_quantizer import TensorQuantizer
 from qkit.numerics import dequantize, quantize
-from qkit.spec import QParams
+from qkit.spec import PointId, QParams
 
 
 def to_tensors(model: nn.Module, layers: Sequence[Layer]) -> dict[str, Tensor]:
@@ -51,8 +51,7 @@ def from_tensors(model: nn.Module, layers: Sequence[Layer], tensors: Mapping[str
     """
     rest = dict(tensors)
     try:
-        static = [point for point in list_points(model) if not point.spec.dynamic]
-        install(model, {point.point: _stored_qparams(point, rest) for point in static})
+        install(model, _take_qparams(model, rest))
         state = dict(rest)
         for name, (layer, quantizer) in _quantized_weights(layers).items():
             raw = unpack(
@@ -66,6 +65,24 @@ def from_tensors(model: nn.Module, layers: Sequence[Layer], tensors: Mapping[str
     lost = [name for name in missing if not _is_point_state(model, name)]
     if lost or unexpected:
         raise ArtifactError(_misfit(f"{(lost + unexpected)[0]!r}"))
+
+
+def install_stored(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give the points of a model their stored scales and leave its own, float, weights in place.
+
+    Raises:
+        ArtifactError: a scale is missing or of the wrong shape.
+    """
+    try:
+        install(model, _take_qparams(model, dict(tensors)))
+    except (CalibrationError, KeyError) as error:
+        raise ArtifactError(_misfit(str(error))) from error
+
+
+def _take_qparams(model: nn.Module, rest: dict[str, Tensor]) -> dict[PointId, QParams]:
+    """Take the scales of all static points out of ``rest``."""
+    static = [point for point in list_points(model) if not point.spec.dynamic]
+    return {point.point: _stored_qparams(point, rest) for point in static}
 
 
 def _stored_qparams(point: TensorQuantizer, rest: dict[str, Tensor]) -> QParams:

@@ -8,6 +8,7 @@ import typer
 
 from qkit import __version__
 from qkit.cli.calibrate import calibrate
+from qkit.cli.compare import compare
 from qkit.cli.demo import demo
 from qkit.cli.doctor import doctor
 from qkit.cli.evaluate import evaluate
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command()(calibrate)
 app.command()(demo)
 app.command()(report)
+app.command()(compare)
 app.command()(evaluate)
 app.command()(calibrators)
 app.command()(recipes)

@@ -16,6 +16,7 @@ MODEL_HELP = (
     "open_clip model: NAME:TAG, NAME:FILE, NAME:random, local-dir:DIR, hf-hub:ORG/REPO, or demo."
 )
 DATA_HELP = "Calibration data: captions:CSV, classes:DIR, images:DIR or demo:calib."
+SHOWN = 5  # layers in the table that follows a calibration
 EVAL_HELP = "Compare float and quantized on classes:DIR, captions:CSV or demo:PART; repeatable."
 
 
@@ -56,7 +57,8 @@ def calibrate(
     from qkit.pipeline.calibrate import calibrate as run
     from qkit.recipe.overrides import Overrides
     from qkit.report.model import ModelReport
-    from qkit.report.render import print_report
+    from qkit.report.select import Selection, select
+    from qkit.report.terminal.summary import print_report
 
     flags = Overrides(
         bits,
@@ -90,7 +92,8 @@ def calibrate(
     if as_json:
         typer.echo(json.dumps(report, indent=1))
         return
-    print_report(ModelReport.from_dict(report), stdout(), top=5)
+    whole = ModelReport.from_dict(report)
+    print_report(whole, stdout(), select(whole, Selection(top=SHOWN)))
     where = f"written to {out}; try: qkit report {out}" if out else "not kept: no --out was given"
     stderr().print(where, markup=False)
 

@@ -28,14 +28,11 @@ INTRODUCTION = (
     "{unseen} in colours and shapes that training never combined (unseen), and {pairs} captions "
     "to find (pairs)."
 )
-WHY = (
-    "why {title!r} breaks: local is what a layer loses by itself, arrives what comes out of it "
-    "with all before it quantized too"
-)
+WHY = "why {title!r} breaks"
 NEXT = (
-    ("{qkit} report {out}/{broken} --all", "every layer of the broken model"),
+    ("{qkit} report {out}/{broken} --html {out}/report.html", "every layer on one page"),
+    ("{qkit} compare {out}/w8a8 {out}/{broken}", "where two of the runs differ"),
     ("{qkit} calibrate --bits 6 --method percentile", "other bits, another calibrator, same model"),
-    ("{qkit} recipes", "what else is ready to use"),
 )
 
 
@@ -61,8 +58,9 @@ def demo(
 
 def _show(reports: dict[str, ModelReport], titles: dict[str, str], out: Path) -> None:
     """What happened, why, and what to do next."""
-    from qkit.report.compare import comparison_table
-    from qkit.report.render import layer_table, worst_first
+    from qkit.report.select import Selection, select
+    from qkit.report.terminal.compare import comparison_table
+    from qkit.report.terminal.summary import print_layers
 
     console, broken = stdout(), reports[BROKEN]
     titled = {titles[name]: report for name, report in reports.items()}
@@ -72,7 +70,7 @@ def _show(reports: dict[str, ModelReport], titles: dict[str, str], out: Path) ->
     console.print(comparison_table(titled, "what happened: % right, and the change against float"))
     console.print()
     console.print(WHY.format(title=titles[BROKEN]), markup=False)
-    console.print(layer_table(worst_first(broken.layers)[:SHOWN], len(broken.layers)))
+    print_layers(broken, console, select(broken, Selection(top=SHOWN)))
     console.print()
     console.print("try next:")
     for command, purpose in NEXT:

@@ -27,7 +27,7 @@ def evaluate(
     from qkit.nn.tensor_quantizer import Mode
     from qkit.pipeline.evaluate import Evaluator, open_evaluation
     from qkit.pipeline.save import load_run
-    from qkit.report.render import print_metrics
+    from qkit.report.terminal.evaluation import metric_table
 
     targets = [open_evaluation(source) for source in data]
     loaded = load_run(run)
@@ -39,4 +39,4 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps([asdict(metric) for metric in metrics], indent=1))
         return
-    print_metrics(metrics, stdout())
+    stdout().print(metric_table(metrics))

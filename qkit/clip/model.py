@@ -107,6 +107,12 @@ def rebuild(spec: str, config: Mapping[str, Any]) -> ClipModel:
     return assemble(spec, model.eval(), tokenizer, dict(config))
 
 
+def logit_scale(model: Any) -> float:
+    """The factor from cosine to logit, about 100 in most CLIP models; 1 where there is none."""
+    scale: Tensor | None = getattr(model, "logit_scale", None)
+    return 1.0 if scale is None else float(scale.detach().exp())
+
+
 def first_line(error: Exception) -> str:
     """Return the first line of what open_clip said, without the end of its sentence."""
     lines = str(error).strip().splitlines()

@@ -17,23 +17,19 @@ from qkit.calibration.install import install
 from qkit.calibration.observe import observe
 from qkit.calibration.registry import create_calibrator
 from qkit.calibration.session import CalibrationSession, open_session
-from qkit.clip.layout import block_of
 from qkit.clip.loading import load_model
 from qkit.clip.model import wrap
 from qkit.graph.coverage import Coverage
 from qkit.pipeline.defaults import Model, fill_in
 from qkit.pipeline.evaluate import Evaluator, open_evaluation
 from qkit.pipeline.inputs import CalibrationData, open_calibration
+from qkit.pipeline.measure import Findings, measure_student
 from qkit.pipeline.save import save_run
 from qkit.pipeline.student import Student, give_points, prepare, require_coverage
 from qkit.progress import Progress, Silent
 from qkit.recipe import Recipe, load_recipe, override
 from qkit.recipe.overrides import Overrides
-from qkit.report.measure import layer_reports, measure
-from qkit.report.model import Metric, ModelReport
-
-MEASURED = 32
-MEASURE_BATCH = 8
+from qkit.report.model import ModelReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +141,8 @@ def calibrate(
     with watch.phase(f"choose scales ({resolved.calibrator.method})", len(session.points)) as step:
         install(student.model, calibrator.calibrate(session, step))
     evaluator = Evaluator(student.clip, template_count=templates, skip_bad=skip_bad, progress=watch)
-    report = _report(student, resolved, calib, coverage, watch)
+    findings = measure_student(student, calib, session.seen, watch)
+    report = _report(student, resolved, calib, coverage, findings)
     metrics = tuple(evaluator.run_on(target) for target in targets)
     report = replace(report, metrics=metrics, timing=_rounded(watch.seconds))
     return CalibrationResult(student.model, report, resolved, student, calib)
@@ -160,34 +157,25 @@ def collect(
         return open_session(student.model, student.layers)
 
 
-def measure_student(
-    student: Student, data: CalibrationData, watch: Progress
-) -> tuple[tuple[Any, ...], Mapping[str, float]]:
-    """Per-layer reports and embedding cosines on the first calibration samples."""
-    batches = data.batches(student.clip, MEASURE_BATCH, limit=MEASURED)
-    total = 2 * min(MEASURED, len(data.dataset))
-    with watch.phase("measure layers", total) as step:
-        found = measure(student.model, student.layers, batches, step)
-    reports = layer_reports(student.layers, found.layers, student.macs, block_of)
-    return reports, found.embedding_cosine
-
-
 def _report(
-    student: Student, recipe: Recipe, data: CalibrationData, coverage: Coverage, watch: Stopwatch
+    student: Student,
+    recipe: Recipe,
+    data: CalibrationData,
+    coverage: Coverage,
+    findings: Findings,
 ) -> ModelReport:
-    layers, cosines = measure_student(student, data, watch)
     float_bytes = 4 * sum(p.numel() for p in student.model.parameters())
-    no_metrics: tuple[Metric, ...] = ()
     return ModelReport(
         label=label(recipe),
         model=student.clip.spec,
-        metrics=no_metrics,
-        embedding_cosine=cosines,
+        metrics=(),
+        embedding_cosine=findings.embedding_cosine,
         coverage=coverage,
         size={"float_bytes": float_bytes},
         timing={},
-        calibration=data.describe(),
-        layers=layers,
+        calibration={**data.describe(), "measured": findings.pairs},
+        layers=findings.layers,
+        blocks=findings.blocks,
     )
 
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,18 +13,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qkit.calibration.observe import set_mode
-from qkit.clip.model import ClipModel
+from qkit.clip.model import ClipModel, logit_scale
 from qkit.clip.zero_shot import TEXT_BATCH, class_embeddings, templates
 from qkit.data import Dataset, Sample, image_batches, open_dataset, parse_source
 from qkit.errors import DataError
 from qkit.nn.tensor_quantizer import Mode
 from qkit.pipeline.inputs import Skipped
 from qkit.progress import Progress, Silent
+from qkit.report.classes import worst_classes
+from qkit.report.evaluation import ClassReport, Metric
 from qkit.report.metrics import classification, retrieval, top_agreement
-from qkit.report.model import Metric
+from qkit.report.space import Embeddings, Space, compare_spaces
 
 Pair = dict[Mode, Tensor]
 """The same thing of the float model (OFF) and of the quantized one (QUANTIZE)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What came out on one dataset: figures, score tables and text features by mode, labels."""
+
+    figures: Mapping[Mode, Any]
+    scores: Mapping[Mode, list[Tensor]]
+    texts: Pair
+    labels: Tensor | None
 
 
 @dataclass(slots=True)
@@ -62,37 +74,52 @@ class Evaluator:
         skipped = Skipped()
         images, kept = self._images(dataset, skipped)
         if dataset.task == "classification":
-            figures, scores = self._classify(dataset, images, kept)
+            found = self._classify(dataset, images, kept)
         else:
-            figures, scores = self._retrieve(images, kept)
-        both = Mode.OFF in self.modes
+            found = self._retrieve(images, kept)
+        scores, both = found.scores, Mode.OFF in self.modes
         return Metric(
             data=str(dataset.source),
             task=dataset.task,
-            float=figures[Mode.OFF] if both else None,
-            quantized=figures[Mode.QUANTIZE],
+            float=found.figures[Mode.OFF] if both else None,
+            quantized=found.figures[Mode.QUANTIZE],
             agreement=top_agreement(scores[Mode.OFF], scores[Mode.QUANTIZE]) if both else None,
             samples=len(kept),
             skipped=len(skipped.files),
+            space=self._space(images, found) if both else None,
+            worst_classes=self._worst_classes(dataset, found, kept) if both else (),
         )
 
-    def _classify(
-        self, dataset: Dataset, images: Pair, kept: Sequence[Sample]
-    ) -> tuple[dict[Mode, Any], dict[Mode, list[Tensor]]]:
+    def _classify(self, dataset: Dataset, images: Pair, kept: Sequence[Sample]) -> _Found:
         labels = torch.tensor([sample.label for sample in kept])
         classes = self._class_embeddings(dataset.classnames)
         figures = {m: classification(images[m], classes[m], labels) for m in self.modes}
-        return figures, {m: [images[m] @ classes[m].T] for m in self.modes}
+        scores = {m: [images[m] @ classes[m].T] for m in self.modes}
+        return _Found(figures, scores, classes, labels)
 
-    def _retrieve(
-        self, images: Pair, kept: Sequence[Sample]
-    ) -> tuple[dict[Mode, Any], dict[Mode, list[Tensor]]]:
+    def _retrieve(self, images: Pair, kept: Sequence[Sample]) -> _Found:
         captions = [text for sample in kept for text in sample.texts]
         owner = torch.tensor([i for i, sample in enumerate(kept) for _ in sample.texts])
         texts = self._texts(captions)
         figures = {m: retrieval(images[m], texts[m], owner) for m in self.modes}
-        scores = {m: images[m] @ texts[m].T for m in self.modes}
-        return figures, {m: [table, table.T] for m, table in scores.items()}
+        tables = {m: images[m] @ texts[m].T for m in self.modes}
+        return _Found(figures, {m: [table, table.T] for m, table in tables.items()}, texts, None)
+
+    def _space(self, images: Pair, found: _Found) -> Space:
+        before, after = (
+            Embeddings(images[mode], found.texts[mode]) for mode in (Mode.OFF, Mode.QUANTIZE)
+        )
+        return compare_spaces(before, after, logit_scale(self.clip.model), found.labels)
+
+    def _worst_classes(
+        self, dataset: Dataset, found: _Found, kept: Sequence[Sample]
+    ) -> tuple[ClassReport, ...]:
+        if found.labels is None:
+            return ()
+        before, after = (found.scores[m][0].argmax(-1) for m in (Mode.OFF, Mode.QUANTIZE))
+        place = {id(sample): index for index, sample in enumerate(dataset.samples)}
+        places = [place[id(sample)] for sample in kept]
+        return worst_classes(before, after, found.labels, dataset.classnames, places)
 
     def _images(self, dataset: Dataset, skipped: Skipped) -> tuple[Pair, list[Sample]]:
         model: Any = self.clip.model
@@ -112,7 +139,7 @@ class Evaluator:
                 pixels = batch.pixels.to(next(model.parameters()).device)
                 parts.append({m: _unit(model.encode_image(pixels)) for m in self._each_mode()})
                 kept += batch.samples
-                advance(len(pixels))
+                advance(len(pixels), **_agreement(parts[-1]))
         return _join(parts), kept
 
     def _texts(self, texts: Sequence[str]) -> Pair:
@@ -121,7 +148,7 @@ class Evaluator:
             for start in range(0, len(texts), TEXT_BATCH):
                 tokens = self.clip.tokenizer(list(texts[start : start + TEXT_BATCH]))
                 parts.append({m: _unit(self._encode_text(tokens)) for m in self._each_mode()})
-                advance(len(tokens))
+                advance(len(tokens), **_agreement(parts[-1]))
         return _join(parts)
 
     def _class_embeddings(self, classnames: tuple[str, ...]) -> Pair:
@@ -167,6 +194,13 @@ def open_evaluation(source: str) -> Dataset:
 
 def _unit(features: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=-1).cpu()
+
+
+def _agreement(features: Pair) -> dict[str, float]:
+    """How close float and quantized features of the last batch are, to be shown."""
+    if Mode.OFF not in features:
+        return {}
+    return {"cosine": float((features[Mode.OFF] * features[Mode.QUANTIZE]).sum(-1).mean())}
 
 
 def _join(parts: Sequence[Pair]) -> Pair:

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The qkit authors
-"""Measure every layer's error, local and cumulative, in two passes over each small batch.
+"""Measure every layer's and every block's error in two passes over each small batch.
 
-Pass 1 runs in float; beside each layer's output stands what the layer alone would make of the same
-input with its points on. Pass 2 runs quantized and is compared with pass 1. Only sums outlive a
-batch; its float outputs are freed layer by layer as pass 2 reaches them.
+Pass 1 runs in float, pass 2 quantized and is compared with pass 1. In every few batches a layer is
+also run alone: in pass 1 quantized, on its float input (local: what it makes), and in pass 2 in
+float, on the input that really arrives (inherited: what it passes on). Only sums outlive a batch;
+its float outputs are freed one by one as pass 2 reaches them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,65 +20,112 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkit.calibration.observe import Batch, set_mode
-from qkit.graph.layers import Layer, operand_bits
-from qkit.nn.layer import QuantLayer
+from qkit.graph.blocks import Block
+from qkit.graph.layers import Layer
 from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
-from qkit.numerics import sqnr_db
 from qkit.progress import Advance
-from qkit.report.model import LayerReport
+from qkit.report.sums import ErrorSums, InputSums
+
+Inputs = tuple[Any, ...]
+See = Callable[[Any, Inputs, Tensor], None]
 
 
 @dataclass(slots=True)
 class LayerSums:
-    """Running sums over all values of one layer's output and input."""
+    """Sums of one layer: the whole model's error at its output, its own, and what it was given."""
 
-    signal: float = 0.0
-    local_noise: float = 0.0
-    noise: float = 0.0
-    dot: float = 0.0
-    energy: float = 0.0
-    clipped: int = 0
-    inputs: int = 0
+    cumulative: ErrorSums = field(default_factory=ErrorSums)
+    local: ErrorSums = field(default_factory=ErrorSums)
+    inherited: ErrorSums = field(default_factory=ErrorSums)
+    input: InputSums = field(default_factory=InputSums)
 
-    def add_local(self, output: Tensor, alone: Tensor) -> None:
-        """Take in a float output and the output of the layer quantized alone."""
-        self.signal += _energy(output)
-        self.local_noise += _energy(alone - output)
 
-    def add_cumulative(self, output: Tensor, quantized: Tensor) -> None:
-        """Take in a float output and the one of the quantized model."""
-        self.noise += _energy(quantized - output)
-        self.dot += float((quantized.double() * output.double()).sum())
-        self.energy += _energy(quantized)
+@dataclass(slots=True)
+class Measurement:
+    """Sums by layer name, sums by block name, and the embeddings' cosines by tower."""
 
-    def add_clipping(self, x: Tensor, point: TensorQuantizer) -> None:
-        """Count the values of ``x`` that lie beyond the outermost integers of ``point``."""
-        scale, zero_point = point.qparams
-        if scale.ndim:
-            shape = [-1 if d == point.axis % x.ndim else 1 for d in range(x.ndim)]
-            scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
-        low = (point.spec.quant_min - zero_point - 0.5) * scale
-        high = (point.spec.quant_max - zero_point + 0.5) * scale
-        self.clipped += int(((x < low) | (x > high)).sum())
-        self.inputs += x.numel()
+    layers: dict[str, LayerSums]
+    blocks: dict[str, ErrorSums]
+    cosines: dict[str, list[Tensor]] = field(default_factory=dict)
 
     @property
-    def cosine(self) -> float:
-        """Cosine of float and quantized output over all values; 1 where both are zero."""
-        norm = (self.signal * self.energy) ** 0.5
-        return self.dot / norm if norm > 0 else 1.0
+    def embedding_cosine(self) -> dict[str, float]:
+        """Mean cosine of float and quantized embeddings by tower."""
+        return {tower: float(torch.cat(values).mean()) for tower, values in self.cosines.items()}
+
+
+@dataclass(slots=True)
+class _Pair:
+    """Two passes over one batch, and what has to be remembered between them."""
+
+    layers: Sequence[Layer]
+    blocks: Sequence[Block]
+    found: Measurement
+    alone: bool
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    arrived: dict[TensorQuantizer, Tensor] = field(default_factory=dict)
+
+    def run(self, model: nn.Module, batch: Batch) -> None:
+        set_mode(model, Mode.OFF)
+        with hooked(self.layers, self._float_layer), hooked(self.blocks, self._float_block):
+            before = embeddings(model, batch)
+        set_mode(model, Mode.QUANTIZE)
+        shared = {p for layer in self.layers if layer.attention for p in layer.input_quantizers}
+        with (
+            hooked(self.layers, self._quantized_layer),
+            hooked(self.blocks, self._quantized_block),
+            hooked([_Shared(point) for point in shared], self._shared_input),
+        ):
+            after = embeddings(model, batch)
+        for tower, features in before.items():
+            cosine = F.cosine_similarity(features.double(), after[tower].double(), dim=-1)
+            self.found.cosines.setdefault(tower, []).append(cosine)
+
+    def _float_layer(self, layer: Layer, inputs: Inputs, output: Tensor) -> None:
+        self.kept[layer.name] = output
+        sums = self.found.layers[layer.name]
+        if self.alone:
+            sums.local.add(output, layer.run_alone(inputs) if layer.points else output)
+        if layer.kind not in ("embedding", "attention"):
+            sums.input.add(inputs[0], layer.input_axis)
+        arriving = [point for point in layer.input_quantizers if point.point.role != "probs"]
+        for point, x in zip(arriving, inputs, strict=False):
+            if not point.spec.dynamic:
+                sums.input.add_clipping(x, point)
+
+    def _quantized_layer(self, layer: Layer, inputs: Inputs, output: Tensor) -> None:
+        sums, before = self.found.layers[layer.name], self.kept.pop(layer.name)
+        sums.cumulative.add(before, output)
+        if self.alone:
+            if layer.attention is not None and layer.input_quantizers:
+                inputs = (self.arrived[layer.input_quantizers[0]],)
+            sums.inherited.add(before, layer.run_float(inputs) if layer.points else output)
+
+    def _shared_input(self, shared: _Shared, inputs: Inputs, _: Tensor) -> None:
+        if self.alone:
+            self.arrived[shared.module] = inputs[0]
+
+    def _float_block(self, block: Block, _: Inputs, output: Any) -> None:
+        self.kept[block.name] = stream(output)
+
+    def _quantized_block(self, block: Block, _: Inputs, output: Any) -> None:
+        self.found.blocks[block.name].add(self.kept.pop(block.name), stream(output))
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
-    """Sums by layer name, and the mean cosine of the embeddings by tower."""
+class _Shared:
+    """The point in front of q, k and v: what it rounds is no input of theirs any more."""
 
-    layers: Mapping[str, LayerSums]
-    embedding_cosine: Mapping[str, float]
+    module: TensorQuantizer
 
 
 def measure(
-    model: nn.Module, layers: Sequence[Layer], batches: Iterable[Batch], advance: Advance
+    model: nn.Module,
+    layers: Sequence[Layer],
+    blocks: Sequence[Block],
+    batches: Iterable[Batch],
+    advance: Advance,
+    every: int = 1,
 ) -> Measurement:
     """Run ``batches`` in float and quantized and add up what differs.
 
@@ -86,63 +134,33 @@ def measure(
     Args:
         model: a calibrated model, in mode QUANTIZE.
         layers: its layers.
+        blocks: its blocks.
         batches: inputs; their size bounds the memory.
-        advance: told the number of images and texts done.
+        advance: told the number of images and texts done, and the embeddings' cosines so far.
+        every: local and inherited errors are taken from each so many-th batch, from the first.
     """
-    sums = {layer.name: LayerSums() for layer in layers}
-    cosines: dict[str, list[Tensor]] = {}
+    found = Measurement(
+        {layer.name: LayerSums() for layer in layers},
+        {block.name: ErrorSums() for block in blocks},
+    )
     try:
         with torch.no_grad():
-            for batch in batches:
-                for tower, cosine in _compare(model, layers, batch, sums).items():
-                    cosines.setdefault(tower, []).append(cosine)
-                advance(batch.size)
+            for number, batch in enumerate(batches):
+                _Pair(layers, blocks, found, alone=number % every == 0).run(model, batch)
+                advance(batch.size, **found.embedding_cosine)
     finally:
         set_mode(model, Mode.QUANTIZE)
-    means = {tower: float(torch.cat(values).mean()) for tower, values in cosines.items()}
-    return Measurement(sums, means)
-
-
-def _compare(
-    model: nn.Module, layers: Sequence[Layer], batch: Batch, sums: Mapping[str, LayerSums]
-) -> dict[str, Tensor]:
-    """Both passes over one batch; cosines ``(N,)`` of the embeddings by tower."""
-    kept: dict[str, Tensor] = {}
-    set_mode(model, Mode.OFF)
-    with hooked(layers, lambda *seen: _pass_float(sums, kept, *seen)):
-        before = _embeddings(model, batch)
-    set_mode(model, Mode.QUANTIZE)
-    with hooked(layers, lambda *seen: _pass_quantized(sums, kept, *seen)):
-        after = _embeddings(model, batch)
-    return {
-        tower: F.cosine_similarity(features.double(), after[tower].double(), dim=-1)
-        for tower, features in before.items()
-    }
-
-
-def layer_reports(
-    layers: Sequence[Layer],
-    sums: Mapping[str, LayerSums],
-    macs: Mapping[str, int],
-    block_of: Callable[[str], int | None],
-) -> tuple[LayerReport, ...]:
-    """Turn sums into one ``LayerReport`` a layer."""
-    return tuple(
-        _layer_report(layer, sums[layer.name], macs.get(layer.name, 0), block_of(layer.name))
-        for layer in layers
-    )
+    return found
 
 
 @contextmanager
-def hooked(
-    layers: Sequence[Layer], see: Callable[[Layer, tuple[Any, ...], Tensor], None]
-) -> Iterator[None]:
-    """Call ``see(layer, inputs, output)`` after each layer's forward."""
+def hooked(sites: Sequence[Any], see: See) -> Iterator[None]:
+    """Call ``see(site, inputs, output)`` after the forward of each site's module."""
 
-    def hook_of(layer: Layer) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-        return lambda _, inputs, output: see(layer, inputs, output)
+    def hook_of(site: Any) -> Callable[[nn.Module, Inputs, Tensor], None]:
+        return lambda _, inputs, output: see(site, inputs, output)
 
-    handles = [layer.module.register_forward_hook(hook_of(layer)) for layer in layers]
+    handles = [site.module.register_forward_hook(hook_of(site)) for site in sites]
     try:
         yield
     finally:
@@ -150,35 +168,8 @@ def hooked(
             handle.remove()
 
 
-def _pass_float(
-    sums: Mapping[str, LayerSums],
-    kept: dict[str, Tensor],
-    layer: Layer,
-    inputs: tuple[Any, ...],
-    output: Tensor,
-) -> None:
-    kept[layer.name] = output
-    if layer.points:
-        sums[layer.name].add_local(output, layer.run_alone(inputs))
-    else:
-        sums[layer.name].add_local(output, output)
-    arriving = [point for point in layer.input_quantizers if point.point.role != "probs"]
-    for point, x in zip(arriving, inputs, strict=False):
-        if not point.spec.dynamic:
-            sums[layer.name].add_clipping(x, point)
-
-
-def _pass_quantized(
-    sums: Mapping[str, LayerSums],
-    kept: dict[str, Tensor],
-    layer: Layer,
-    _: tuple[Any, ...],
-    output: Tensor,
-) -> None:
-    sums[layer.name].add_cumulative(kept.pop(layer.name), output)
-
-
-def _embeddings(model: Any, batch: Batch) -> dict[str, Tensor]:
+def embeddings(model: Any, batch: Batch) -> Mapping[str, Tensor]:
+    """Features ``(N, dim)`` by tower."""
     features = {}
     if batch.images is not None:
         features["image"] = model.encode_image(batch.images)
@@ -187,33 +178,7 @@ def _embeddings(model: Any, batch: Batch) -> dict[str, Tensor]:
     return features
 
 
-def _layer_report(layer: Layer, sums: LayerSums, macs: int, block: int | None) -> LayerReport:
-    operands = operand_bits(layer)
-    inputs = [bits for role, bits in operands.items() if role != "weight"]
-    return LayerReport(
-        name=layer.name,
-        tower=layer.tower,
-        kind=layer.kind,
-        block=block,
-        weight_bits=operands.get("weight"),
-        act_bits=None if None in inputs or not inputs else min(b for b in inputs if b is not None),
-        operands=operands,
-        weight_sqnr_db=_weight_sqnr(layer),
-        local_sqnr_db=sqnr_db(sums.signal, sums.local_noise),
-        cumulative_sqnr_db=sqnr_db(sums.signal, sums.noise),
-        cosine=sums.cosine,
-        clipped=sums.clipped / sums.inputs if sums.inputs else None,
-        weights=layer.module.weight.numel() if isinstance(layer.module, QuantLayer) else 0,
-        macs=macs,
-    )
-
-
-def _weight_sqnr(layer: Layer) -> float | None:
-    if not isinstance(layer.module, QuantLayer) or layer.weight_quantizer is None:
-        return None
-    weight = layer.module.weight.detach()
-    return sqnr_db(_energy(weight), _energy(layer.module.quantized_weight().detach() - weight))
-
-
-def _energy(x: Tensor) -> float:
-    return float(torch.linalg.vector_norm(x, dtype=torch.float64) ** 2)
+def stream(output: Any) -> Tensor:
+    """The residual stream of a block's output; some blocks return more beside it."""
+    tensor: Tensor = output[0] if isinstance(output, tuple | list) else output
+    return tensor

@@ -7,46 +7,28 @@ import math
 import pytest
 import torch
 
-from calibrators.minmax import MinMax
-from qkit.calibration.install import install
-from qkit.calibration.observe import Batch, observe, set_mode
-from qkit.calibration.session import open_session
-from qkit.clip.layout import block_of
+from qkit.calibration.observe import Batch, set_mode
 from qkit.graph.layers import list_points
 from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
-from qkit.pipeline.student import give_points, prepare
 from qkit.recipe import Recipe, SchemeRule, override
 from qkit.recipe.overrides import Overrides
-from qkit.report.measure import LayerSums, layer_reports, measure
+from qkit.report.build import Known, build_reports
+from qkit.report.diagnose import diagnose
+from qkit.report.measure import measure
+from qkit.report.sums import InputSums
 from qkit.spec import Granularity, PointId, QParams, QuantSpec, Scheme
 
 IGNORED = ("visual.conv1", "*.resblocks.1.attn.*")
 IGNORING = Recipe(rules=(*(SchemeRule(name, scheme=Scheme()) for name in IGNORED), SchemeRule()))
 
 
-def silent(done):
+def silent(done, **figures):
     """Swallows progress."""
 
 
-@pytest.fixture
-def batches(pixels, tokens):
-    return [Batch(pixels, tokens), Batch(pixels.flip(0) * 0.5, tokens[:1])]
-
-
-@pytest.fixture
-def quantize(tiny, batches):
-    """The tiny model calibrated by min-max."""
-
-    def run(recipe):
-        student = prepare(tiny)
-        give_points(student, recipe)
-        observe(student.model, batches, silent)
-        install(
-            student.model, MinMax().calibrate(open_session(student.model, student.layers), silent)
-        )
-        return student
-
-    return run
+def measured(student, batches, told=silent):
+    """The sums of a student's layers and blocks."""
+    return measure(student.model, student.layers, student.blocks, batches, told)
 
 
 @pytest.fixture
@@ -55,9 +37,11 @@ def report(quantize, batches):
 
     def run(recipe):
         student = quantize(recipe)
-        found = measure(student.model, student.layers, batches, silent)
-        reports = layer_reports(student.layers, found.layers, student.macs, block_of)
-        return {layer.name: layer for layer in reports}
+        found = measured(student, batches)
+        closer = diagnose(student.model, student.layers, student.blocks, batches[0], found)
+        known = Known(quantize.seen, student.macs, found, closer)
+        layers, _ = build_reports(student.layers, student.blocks, known)
+        return {layer.name: layer for layer in layers}
 
     return run
 
@@ -77,8 +61,8 @@ def test_features_and_modes_are_as_before(quantize, batches, granularity):
     student = quantize(bits(4, granularity))
     before = features(student.model, batches[0])
     told = []
-    measure(student.model, student.layers, batches, told.append)
-    assert told == [7, 5]
+    measured(student, batches, lambda done, **figures: told.append((done, set(figures))))
+    assert told == [(7, {"image", "text"}), (5, {"image", "text"})]
     assert all(map(torch.equal, before, features(student.model, batches[0])))
     assert {point.mode for point in list_points(student.model)} == {Mode.QUANTIZE}
     assert not any(module._forward_hooks for module in student.model.modules())
@@ -87,7 +71,7 @@ def test_features_and_modes_are_as_before(quantize, batches, granularity):
 def test_only_the_quantized_pass_counts_as_firing(quantize, batches):
     student = quantize(bits(4))
     before = [point.fired for point in list_points(student.model)]
-    measure(student.model, student.layers, batches, silent)
+    measured(student, batches)
     after = [point.fired for point in list_points(student.model)]
     assert after == [fired + len(batches) for fired in before]
 
@@ -97,7 +81,7 @@ def test_modes_and_hooks_are_as_before_after_an_interruption(quantize, batches):
     before = features(student.model, batches[0])
     broken = Batch(batches[0].images[:, :2], None)
     with pytest.raises(RuntimeError, match="channels"):
-        measure(student.model, student.layers, [broken], silent)
+        measured(student, [broken])
     assert not any(module._forward_hooks for module in student.model.modules())
     assert all(map(torch.equal, before, features(student.model, batches[0])))
 
@@ -140,7 +124,7 @@ def test_the_layer_s_own_fault_is_what_it_does_alone(quantize, batches, name):
     name = f"visual.transformer.resblocks.{name}"
     module = student.model.get_submodule(name)
     shared = student.model.visual.transformer.resblocks[0].attn.input_quantizer
-    sums = measure(student.model, student.layers, batches, silent).layers[name]
+    sums = measured(student, batches).layers[name]
     seen = []
     set_mode(student.model, Mode.OFF)
     handle = module.register_forward_hook(lambda _, inputs, out: seen.append((inputs, out)))
@@ -153,13 +137,13 @@ def test_the_layer_s_own_fault_is_what_it_does_alone(quantize, batches, name):
             seen = [((shared(inputs[0]),), out) for inputs, out in seen]
         noise = sum((module(*x) - out).double().square().sum().item() for x, out in seen)
     signal = sum(out.double().square().sum().item() for _, out in seen)
-    assert sums.local_noise == pytest.approx(noise, rel=1e-5)
-    assert sums.signal == pytest.approx(signal, rel=1e-5)
+    assert sums.local.noise == pytest.approx(noise, rel=1e-5)
+    assert sums.local.signal == pytest.approx(signal, rel=1e-5)
 
 
 def test_the_embeddings_cosine_is_their_mean(quantize, batches):
     student = quantize(bits(3))
-    found = measure(student.model, student.layers, batches, silent).embedding_cosine
+    found = measured(student, batches).embedding_cosine
     after = [features(student.model, batch) for batch in batches]
     set_mode(student.model, Mode.OFF)
     before = [features(student.model, batch) for batch in batches]
@@ -172,9 +156,9 @@ def test_clipped_values_are_counted_exactly():
     point = TensorQuantizer(PointId("a", "input"), QuantSpec(2), axis=-1)  # integers 0 to 3
     point.set_qparams(QParams(torch.tensor(0.5), torch.tensor(1, dtype=torch.int32)))
     x = torch.tensor([[-9.0, -0.76, -0.75, -0.5, 0.0], [1.0, 1.24, 1.25, 1.26, 70.0]])
-    sums = LayerSums()
+    sums = InputSums()
     sums.add_clipping(x, point)
-    assert (sums.clipped, sums.inputs) == (4, 10)
+    assert (sums.clipped, sums.values) == (4, 10)
 
 
 @pytest.mark.parametrize(("axis", "clipped"), [(-1, 2), (0, 1)])
@@ -182,19 +166,19 @@ def test_clipped_values_by_channel(axis, clipped):
     spec = QuantSpec(2, symmetric=True, granularity=Granularity.CHANNEL)  # integers -2 to 1
     point = TensorQuantizer(PointId("a", "input"), spec, axis)
     point.set_qparams(QParams(torch.tensor([1.0, 10.0]), torch.zeros(2, dtype=torch.int32)))
-    sums = LayerSums()
+    sums = InputSums()
     sums.add_clipping(torch.tensor([[-3.0, 0.0], [9.0, -3.0]]), point)
-    assert (sums.clipped, sums.inputs) == (clipped, 4)
+    assert (sums.clipped, sums.values) == (clipped, 4)
 
 
 def test_min_max_clips_nothing_and_a_halved_scale_does(quantize, batches):
     student = quantize(bits(8))
     point = student.model.visual.conv1.input_quantizer
-    found = measure(student.model, student.layers, batches, silent)
-    assert found.layers["visual.conv1"].clipped == 0
+    found = measured(student, batches)
+    assert found.layers["visual.conv1"].input.clipped == 0
     scale, zero_point = point.qparams
     point.set_qparams(QParams(scale / 2, zero_point))
     x = torch.cat([batch.images for batch in batches])
     low, high = (-zero_point - 0.5) * scale / 2, (255 - zero_point + 0.5) * scale / 2
-    found = measure(student.model, student.layers, batches, silent)
-    assert found.layers["visual.conv1"].clipped == int(((x < low) | (x > high)).sum()) > 0
+    found = measured(student, batches)
+    assert found.layers["visual.conv1"].input.clipped == int(((x < low) | (x > high)).sum()) > 0

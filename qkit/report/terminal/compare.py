@@ -4,41 +4,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
+from string import ascii_uppercase
 
-from rich.table import Table
+from rich.console import Console, Group
+from rich.text import Text
 
-from qkit.report.model import Metric, ModelReport
-from qkit.report.render import read_figure
+from qkit.report.differences import LayerDifference
+from qkit.report.evaluation import Metric
+from qkit.report.figures import FIGURES, read_figure
+from qkit.report.model import ModelReport
+from qkit.report.names import place, short_name
+from qkit.report.terminal.cells import add_columns, db, plain_table, titled
 
-HEADLINES = {"classification": ("top1", "top-1"), "retrieval": ("image_to_text.r1", "R@1")}
+SHORT = {"top1": "top-1", "image_to_text.r1": "R@1"}
 
 
-def comparison_table(reports: Mapping[str, ModelReport], title: str) -> Table:
-    """One row for the float model and one a report: first figure of each evaluation, and size.
+def print_comparison(
+    reports: Mapping[str, ModelReport],
+    console: Console,
+    differences: Sequence[LayerDifference],
+    top: int | None,
+) -> None:
+    """Print metrics and sizes of all runs, then the layers that differ most."""
+    for letter, (name, report) in zip(ascii_uppercase, reports.items(), strict=False):
+        console.print(Text(f"{letter}  {name}: {report.label}, {report.model}", style="bold"))
+    console.print()
+    named = dict(zip(ascii_uppercase, reports.values(), strict=False))
+    console.print(comparison_table(named, "% right, and the change against float"))
+    console.print()
+    console.print(_tower_table(named))
+    console.print()
+    console.print(_layer_table(list(named), differences, top))
 
-    All reports must hold the same evaluations of the same float model.
+
+def comparison_table(reports: Mapping[str, ModelReport], title: str) -> Group:
+    """One row a report: first figure of each evaluation, and size; the float model on top.
+
+    Evaluations that a report does not hold are blank; there is no row of the float model where the
+    reports are of different ones.
     """
-    first = next(iter(reports.values()))
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
+    table = plain_table()
     table.add_column("", overflow="fold")
-    for metric in first.metrics:
-        table.add_column(_heading(metric), justify="right", no_wrap=True)
-        table.add_column("", justify="right", no_wrap=True)
-    table.add_column("size\nMB", justify="right", no_wrap=True)
-    before = [cell for metric in first.metrics for cell in (_percent(metric, "float"), "")]
-    table.add_row("float", *before, f"{first.size['float_bytes'] / 1e6:.1f}")
+    sources = {m.data: m for report in reports.values() for m in report.metrics}
+    for metric in sources.values():
+        add_columns(table, (_heading(metric), ""))
+    add_columns(table, ("size\nMB",))
+    if len({report.model for report in reports.values()}) == 1:
+        before = [cell for metric in sources.values() for cell in (_percent(metric, "float"), "")]
+        size = next(iter(reports.values())).size["float_bytes"]
+        table.add_row("float", *before, f"{size / 1e6:.1f}")
     for name, report in reports.items():
         stored = report.size.get("quantized_bytes")
-        size = "" if stored is None else f"{stored / 1e6:.1f}"
-        after = [cell for metric in report.metrics for cell in _with_change(metric)]
-        table.add_row(name, *after, size)
-    return table
+        mine = {metric.data: metric for metric in report.metrics}
+        after = [cell for data in sources for cell in _with_change(mine.get(data))]
+        table.add_row(name, *after, "" if stored is None else f"{stored / 1e6:.1f}")
+    return titled(title, table)
+
+
+def _tower_table(reports: Mapping[str, ModelReport]) -> Group:
+    """Embedding cosine of both towers and coverage."""
+    table = plain_table()
+    add_columns(table, ("", "image", "text", "weights %", "MACs %"), left=("",))
+    for name, report in reports.items():
+        cosines = [report.embedding_cosine.get(tower) for tower in ("image", "text")]
+        cells = ["" if value is None else f"{value:.4f}" for value in cosines]
+        shares = (report.coverage.weights, report.coverage.macs)
+        table.add_row(name, *cells, *(f"{100 * share:.2f}" for share in shares))
+    return titled("embedding cosine and coverage", table)
+
+
+def _layer_table(
+    names: Sequence[str], differences: Sequence[LayerDifference], top: int | None
+) -> Group:
+    shown = differences[:top]
+    table = plain_table()
+    heads = [cell for name in names[1:] for cell in (name, f"{name}-{names[0]}")]
+    add_columns(table, ("where", "layer", names[0], *heads), left=("where", "layer"))
+    for entry in shown:
+        first, *others = zip(entry.sqnr_db, entry.changes, strict=True)
+        cells = [cell for value, change in others for cell in (db(value), _gain(change))]
+        table.add_row(place(entry.layer), short_name(entry.layer.name), db(first[0]), *cells)
+    title = f"SQNR of layers alone, dB, most different first: {len(shown)} of {len(differences)}"
+    return titled(title, table)
+
+
+def _gain(change: float | None) -> str:
+    return "" if change is None else f"{change:+.1f}".replace("inf", "∞")
 
 
 def _heading(metric: Metric) -> str:
-    return f"{PurePath(metric.data.partition(':')[2]).name}\n{HEADLINES[metric.task][1]}"
+    figure = FIGURES[metric.task][0]
+    return f"{PurePath(metric.data.partition(':')[2]).name}\n{SHORT[figure]}"
 
 
 def _percent(metric: Metric, of: str) -> str:
@@ -46,7 +104,9 @@ def _percent(metric: Metric, of: str) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
-def _with_change(metric: Metric) -> tuple[str, str]:
+def _with_change(metric: Metric | None) -> tuple[str, str]:
+    if metric is None:
+        return "", ""
     before, after = _headline(metric, "float"), _headline(metric, "quantized")
     change = "" if before is None or after is None else f"{100 * (after - before):+.1f}"
     return _percent(metric, "quantized"), change
@@ -54,4 +114,4 @@ def _with_change(metric: Metric) -> tuple[str, str]:
 
 def _headline(metric: Metric, of: str) -> float | None:
     figures = getattr(metric, of)
-    return None if figures is None else read_figure(figures, HEADLINES[metric.task][0])
+    return None if figures is None else read_figure(figures, FIGURES[metric.task][0])

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 import qkit
-from qkit.report.compare import comparison_table
-from qkit.report.model import Metric
+from qkit.report.evaluation import Metric
+from qkit.report.terminal.compare import comparison_table
 
 FLOAT, LESS = {"top1": 0.9, "top5": 1.0}, {"top1": 0.45, "top5": 0.8}
 BOTH = {"image_to_text": {"r1": 0.5}, "text_to_image": {"r1": 0.4}}

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""What if one thing about a layer were different: its local error under each change, measured.
+
+Names of the changes: "weight float", "input float", "input per token", "input full range", "input
+least error", "input at 8 bits", "channels smoothed", "weight per channel", "weight least error",
+"weight at 8 bits"; of an attention's operands: "probs float", "probs at 8 bits", "probs per token".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from qkit.graph.layers import Layer
+from qkit.nn.attention import QuantSDPA, attend
+from qkit.nn.layer import QuantLayer
+from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
+from qkit.numerics import fake_quantize, make_grid, qparams_from_range, token_qparams
+from qkit.report.sums import energy
+from qkit.spec import Granularity, QuantSpec, Range
+
+WIDER = 8  # bits that every kernel has
+MATTERS = 0.2  # an operand with less of the error is not looked at further
+SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01)
+EVERY = 4  # the search for the least error looks at each so many-th row, or column of a weight
+SMOOTHING = 0.5  # share of the difficulty that smoothing moves into the weight
+
+Noise = dict[str, float]
+"""Energy of the local error under each change; "now" is without any."""
+
+
+def try_weighted(layer: Layer, x: Tensor, output: Tensor, reach: Range | None) -> Noise:
+    """Try what applies to a layer with a weight.
+
+    Args:
+        layer: linear, conv, projection or embedding with at least one point.
+        x: its float input.
+        output: its float output for ``x``.
+        reach: ends of the input's channels; None where it has none.
+    """
+    now = _Now.of(layer, x, output)
+    found = {"now": now.noise()}
+    of_input, of_weight = float(now.point is not None), float(layer.weight_quantizer is not None)
+    if of_input and of_weight:
+        found["weight float"] = now.noise(weight=now.module.weight)
+        found["input float"] = now.noise(x=x)
+        total = found["weight float"] + found["input float"]
+        if total:
+            of_input, of_weight = found["weight float"] / total, found["input float"] / total
+    if now.point is not None and reach is not None and of_input >= MATTERS:
+        for name, other in _other_inputs(layer, now.point, x, reach):
+            found[name] = now.noise(x=other)
+        if _can_smooth(layer, now.point):
+            found["channels smoothed"] = now.noise(*_smoothed(now, x, reach))
+    if layer.weight_quantizer is not None and of_weight >= MATTERS:
+        for name, other in _other_weights(layer.weight_quantizer, now.module.weight):
+            found[name] = now.noise(weight=other)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Now:
+    """A layer as it is: input and weight as its points round them, and the float output."""
+
+    module: QuantLayer
+    point: TensorQuantizer | None
+    x: Tensor
+    weight: Tensor
+    output: Tensor
+
+    @classmethod
+    def of(cls, layer: Layer, x: Tensor, output: Tensor) -> Self:
+        module = layer.module
+        assert isinstance(module, QuantLayer)  # attention goes to try_attention
+        point = next(iter(layer.input_quantizers), None)
+        with layer.switched(Mode.QUANTIZE):
+            weight = module.quantized_weight()
+        return cls(module, point, x if point is None else point.round(x), weight, output)
+
+    def noise(self, x: Tensor | None = None, weight: Tensor | None = None) -> float:
+        """Energy of the output's error with another input or weight."""
+        x, weight = self.x if x is None else x, self.weight if weight is None else weight
+        return energy(self.module.product(x, weight) - self.output)
+
+
+def _other_inputs(
+    layer: Layer, point: TensorQuantizer, x: Tensor, reach: Range
+) -> Iterator[tuple[str, Tensor]]:
+    """The input as other grids would round it."""
+    spec = point.spec
+    if spec.bits < WIDER:
+        wider = replace(spec, bits=WIDER)
+        yield f"input at {WIDER} bits", _round(x, wider, _ends(wider, reach), point.axis)
+    if spec.dynamic:
+        return
+    if layer.kind != "conv":
+        yield "input per token", _round_tokens(x, spec)
+    full = _ends(spec, reach)
+    yield "input full range", _round(x, spec, full, point.axis)
+    part = x.flatten(0, -2)[::EVERY] if layer.kind != "conv" else x
+    least = _least_error(part, spec, full, point.axis)
+    yield "input least error", _round(x, spec, least, point.axis)
+
+
+def _other_weights(point: TensorQuantizer, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The weight as other grids would round it."""
+    rows, spec = weight.detach().flatten(1), point.spec
+    channel = replace(spec, granularity=Granularity.CHANNEL)
+    full = Range(rows.amin(dim=1), rows.amax(dim=1))
+    if spec.granularity is Granularity.TENSOR:
+        yield "weight per channel", _round(rows, channel, full, 0).view_as(weight)
+    if spec.bits < WIDER:
+        wider = _round(rows, replace(channel, bits=WIDER), full, 0)
+        yield f"weight at {WIDER} bits", wider.view_as(weight)
+        least = _least_error(rows[:, ::EVERY], channel, full, 0)
+        yield "weight least error", _round(rows, channel, least, 0).view_as(weight)
+
+
+def _ends(spec: QuantSpec, reach: Range) -> Range:
+    """Full range of an input, by channel where ``spec`` has scales by channel."""
+    if spec.granularity is Granularity.CHANNEL:
+        return reach
+    return Range(reach.min.amin(), reach.max.amax())
+
+
+def _round(x: Tensor, spec: QuantSpec, range_: Range, axis: int) -> Tensor:
+    if spec.dynamic:
+        return _round_tokens(x, spec)
+    return fake_quantize(x, make_grid(qparams_from_range(range_, spec), spec, axis, x.ndim))
+
+
+def _round_tokens(x: Tensor, spec: QuantSpec) -> Tensor:
+    spec = replace(spec, granularity=Granularity.TOKEN)
+    return fake_quantize(x, make_grid(token_qparams(x, spec), spec))
+
+
+def _least_error(x: Tensor, spec: QuantSpec, full: Range, axis: int) -> Range:
+    """The full range shrunk by the factor with the least squared error, a factor a channel."""
+    by_channel = full.min.ndim > 0
+    dims = [d for d in range(x.ndim) if not by_channel or d != axis % x.ndim]
+    errors = []
+    for shrink in SHRINKS:
+        shrunk = Range(full.min * shrink, full.max * shrink)
+        errors.append((_round(x, spec, shrunk, axis) - x).square_().sum(dim=dims))
+    best = x.new_tensor(SHRINKS)[torch.stack(errors).argmin(dim=0)]
+    return Range(full.min * best, full.max * best)
+
+
+def _can_smooth(layer: Layer, point: TensorQuantizer) -> bool:
+    per_tensor = point.spec.granularity is Granularity.TENSOR
+    return per_tensor and layer.kind in ("linear", "projection") and bool(layer.weight_quantizer)
+
+
+def _smoothed(now: _Now, x: Tensor, reach: Range) -> tuple[Tensor, Tensor]:
+    """Input and weight after scales were moved between them (SmoothQuant, Xiao et al. 2023, Eq 4).
+
+    The factor of channel j is max|x_j|^a / max|w_j|^(1-a), a = 0.5; both then get full ranges.
+    """
+    assert now.point is not None  # _can_smooth
+    assert now.module.weight_quantizer is not None
+    weight = now.module.weight.detach()
+    far = torch.maximum(-reach.min, reach.max).clamp(min=1e-5)
+    factor = far**SMOOTHING / weight.abs().amax(dim=0).clamp(min=1e-5) ** (1 - SMOOTHING)
+    ends = Range((reach.min / factor).amin(), (reach.max / factor).amax())
+    scaled = weight * factor
+    spec = replace(now.module.weight_quantizer.spec, granularity=Granularity.CHANNEL)
+    rows = Range(scaled.amin(dim=1), scaled.amax(dim=1))
+    return _round(x / factor, now.point.spec, ends, -1), _round(scaled, spec, rows, 0)
+
+
+def try_attention(layer: Layer, inputs: tuple[Any, ...], output: Tensor) -> Noise:
+    """Try what applies to an attention core: each operand in float, then help for the worst."""
+    assert isinstance(layer.module, QuantSDPA)
+    points = {point.point.role: point for point in layer.input_quantizers}
+    q, k, v, *rest = inputs
+    mask = rest[0] if rest else None
+
+    def noise(role: str | None, other: Callable[[Tensor], Tensor]) -> float:
+        tried = attend(
+            q, k, v, mask, 0.0, lambda r, x: other(x) if r == role else points[r].round(x)
+        )
+        return energy(tried - output)
+
+    found = {"now": noise(None, lambda x: x)}
+    found |= {f"{role} float": noise(role, lambda x: x) for role in points}
+    role = min(points, key=lambda role: found[f"{role} float"])
+    spec = points[role].spec
+    if spec.bits < WIDER:
+        wider = replace(spec, bits=WIDER)
+        found[f"{role} at {WIDER} bits"] = noise(
+            role, lambda x: _round(x, wider, Range(x.amin(), x.amax()), -1)
+        )
+    if not spec.dynamic:
+        found[f"{role} per token"] = noise(role, lambda x: _round_tokens(x, spec))
+    return found
