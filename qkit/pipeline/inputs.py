@@ -21,10 +21,12 @@ class Skipped:
     """Unreadable images that were left out: file and reason."""
 
     files: list[tuple[str, str]] = field(default_factory=list)
+    _seen: set[Path] = field(default_factory=set)
 
     def add(self, path: Path, reason: str) -> None:
         """Note one file, once."""
-        if (path.name, reason) not in self.files:
+        if path not in self._seen:  # files of different folders may have one name
+            self._seen.add(path)
             self.files.append((path.name, reason))
 
 

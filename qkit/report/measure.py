@@ -98,7 +98,8 @@ class _Pair:
         sums.cumulative.add(before, output)
         if self.alone:
             if layer.attention is not None and layer.input_quantizers:
-                inputs = (self.arrived[layer.input_quantizers[0]],)
+                arrived = self.arrived[layer.input_quantizers[0]]
+                inputs = (arrived[:, : inputs[0].shape[1]],)  # q may take the first tokens only
             sums.inherited.add(before, layer.run_float(inputs) if layer.points else output)
 
     def _shared_input(self, shared: _Shared, inputs: Inputs, _: Tensor) -> None:

@@ -26,7 +26,7 @@ from qkit.spec import Granularity, QuantSpec, Range
 
 WIDER = 8  # bits that every kernel has
 MATTERS = 0.2  # an operand with less of the error is not looked at further
-SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01)
+SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.14, 0.1, 0.05, 0.02, 0.01)
 EVERY = 4  # the search for the least error looks at each so many-th row, or column of a weight
 SMOOTHING = 0.5  # share of the difficulty that smoothing moves into the weight
 
@@ -117,7 +117,7 @@ def _other_weights(point: TensorQuantizer, weight: Tensor) -> Iterator[tuple[str
     if spec.bits < WIDER:
         wider = _round(rows, replace(channel, bits=WIDER), full, 0)
         yield f"weight at {WIDER} bits", wider.view_as(weight)
-        least = _least_error(rows[:, ::EVERY], channel, full, 0)
+        least = _least_error(rows[:, ::EVERY].contiguous(), channel, full, 0)
         yield "weight least error", _round(rows, channel, least, 0).view_as(weight)
 
 

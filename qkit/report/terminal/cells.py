@@ -77,6 +77,7 @@ def titled(title: str, table: Table) -> Group:
 
 
 def add_columns(table: Table, names: Sequence[str], left: Sequence[str] = ()) -> None:
-    """Add columns of figures, right-aligned but for those in ``left``; none of them wraps."""
+    """Add columns, right-aligned but for those in ``left``; only a layer's name may give way."""
     for name in names:
-        table.add_column(name, justify="left" if name in left else "right", no_wrap=True)
+        gives_way = name.endswith("layer")
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=not gives_way)

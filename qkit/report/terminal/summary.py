@@ -27,6 +27,7 @@ def print_report(report: ModelReport, console: Console, layers: Sequence[LayerRe
     print_header(report, console)
     if report.metrics:
         console.print(metric_table(report.metrics))
+    if report.metrics or report.analyses.spaces:
         print_spaces(report, console)
         console.print()
     console.print(_tower_table(report))

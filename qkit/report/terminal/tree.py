@@ -21,7 +21,7 @@ BAR = 8
 def layer_tree(report: ModelReport, layers: Sequence[LayerReport]) -> Tree:
     """The ``layers`` of a report in module order, below their blocks and towers."""
     shown = {layer.name for layer in layers}
-    tree = Tree(f"{report.label}  {report.model}  (SQNR in dB: alone, arrives)")
+    tree = Tree(Text(f"{report.label}  {report.model}  (SQNR in dB: alone, arrives)"))
     for tower in dict.fromkeys(layer.tower for layer in report.layers):
         mine = [x for x in report.layers if x.tower == tower and x.name in shown]
         if mine:
@@ -53,7 +53,7 @@ def _block_text(index: int, blocks: Sequence[BlockReport]) -> Text:
 def _leaf(layer: LayerReport) -> Text:
     weight = bits(layer.weight_bits, layer.weights > 0)
     act = bits(layer.act_bits, layer.kind != "embedding")
-    text = Text(f"{short_name(layer.name):<16}").append_text(_wide_bar(layer.local_sqnr_db))
+    text = Text(f"{short_name(layer.name):<15} ").append_text(_wide_bar(layer.local_sqnr_db))
     figures = f"{db(layer.local_sqnr_db):>6} {db(layer.cumulative_sqnr_db):>6}"
     return text.append(f"{figures}  {'W' + weight if weight else '':<3}{'A' + act if act else ''}")
 
