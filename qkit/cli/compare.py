@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qkit.report.model import ModelReport
 
 TOP = 10
-MOST = 26  # runs are called A to Z
+MOST = 8  # what 80 columns hold
 
 
 @reported

@@ -24,7 +24,7 @@ FAILED, INTERRUPTED = 1, 130
 
 def stdout() -> Console:
     """Console for results; full width of the terminal, 80 columns where there is none."""
-    return Console(highlight=False, soft_wrap=False)
+    return Console(highlight=False, soft_wrap=False, markup=False)
 
 
 def stderr() -> Console:

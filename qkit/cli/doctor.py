@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from qkit.cli.console import reported, stdout
 from qkit.errors import QkitError
@@ -38,10 +39,10 @@ def doctor() -> None:
     failed = 0
     for name, check in checks:
         try:
-            mark, finding = "[green]ok[/]", check()
+            mark, finding = Text("ok", style="green"), check()
         except (QkitError, ImportError, OSError, RuntimeError) as error:
             failed += 1
-            mark, finding = "[red]no[/]", " ".join(str(error).split())
+            mark, finding = Text("no", style="red"), " ".join(str(error).split())
         table.add_row(mark, name, finding)
     stdout().print(table)
     if failed:

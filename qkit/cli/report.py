@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qkit.report.model import ModelReport
 
 TOP = 10
-KEPT = "what was measured so far is kept; the same command goes on from there."
+KEPT = "what was measured so far is kept; the same command, without --refresh, goes on from there."
 
 
 @reported
@@ -87,7 +87,7 @@ def report(
 
         stdout().print(layer_tree(whole, found))
     elif html is None:
-        _print(whole, found, None if show_all else top, only_analyses=wanted.any)
+        _print(whole, found, None if show_all else top, None if wanted.any else sort)
 
 
 def _check_use(wanted: Wanted) -> None:
@@ -119,16 +119,14 @@ def _load(run: Path, wanted: Wanted) -> ModelReport:
         raise Interrupted(KEPT) from None
 
 
-def _print(
-    whole: ModelReport, found: list[LayerReport], top: int | None, *, only_analyses: bool
-) -> None:
-    """Tables in the terminal: everything, or what was asked to be analysed."""
+def _print(whole: ModelReport, found: list[LayerReport], top: int | None, sort: str | None) -> None:
+    """Tables in the terminal: everything, or without ``sort`` what was asked to be analysed."""
     from qkit.report.terminal.analyses import print_analyses
     from qkit.report.terminal.summary import print_report, print_spaces
 
     console = stdout()
-    if only_analyses:
+    if sort is None:
         print_spaces(whole, console)
     else:
-        print_report(whole, console, found[:top])
+        print_report(whole, console, found[:top], sort)
     print_analyses(whole, console, found, top)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from qkit.graph.layers import Towers, tower_of
+from qkit.nn.attention import QuantSDPA
 from qkit.nn.layer import QuantLayer
 
 PATH = re.compile(r"(?:^|.*\.)(?:resblocks|blocks|layers|layer)\.\d+$")
@@ -43,7 +44,7 @@ def list_blocks(model: nn.Module, towers: Towers) -> tuple[Block, ...]:
         (name, tower, module)
         for name, module in model.named_modules()
         if PATH.match(name)
-        and not isinstance(module, QuantLayer)
+        and _holds_layers(module)
         and (tower := tower_of(name, towers)) is not None
     ]
     names = [name for name, _, _ in found]
@@ -54,6 +55,11 @@ def list_blocks(model: nn.Module, towers: Towers) -> tuple[Block, ...]:
         blocks.append(Block(name, tower, counts[tower], module))
         counts[tower] += 1
     return tuple(blocks)
+
+
+def _holds_layers(module: nn.Module) -> bool:
+    inside = (child for child in module.modules() if child is not module)
+    return any(isinstance(child, QuantLayer | QuantSDPA) for child in inside)
 
 
 def block_of(name: str, blocks: Sequence[Block]) -> int | None:

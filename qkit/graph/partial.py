@@ -28,15 +28,15 @@ def only(layers: Sequence[Layer], chosen: Chosen) -> Iterator[None]:
     """
     before = [(point, point.mode) for layer in layers for point in layer.points]
     handles: list[RemovableHandle] = []
-    for layer in layers:
-        for point in layer.points:
-            point.set_mode(Mode.QUANTIZE if chosen(layer, point.point.role) else Mode.OFF)
-    for point, readers in _shared(layers).items():
-        wanting = [layer for layer in readers if chosen(layer, point.point.role)]
-        point.set_mode(Mode.QUANTIZE if len(wanting) == len(readers) else Mode.OFF)
-        if 0 < len(wanting) < len(readers):
-            handles += [_round_input(layer.module, point) for layer in wanting]
     try:
+        for layer in layers:
+            for point in layer.points:
+                point.set_mode(Mode.QUANTIZE if chosen(layer, point.point.role) else Mode.OFF)
+        for point, readers in _shared(layers).items():
+            wanting = [layer for layer in readers if chosen(layer, point.point.role)]
+            point.set_mode(Mode.QUANTIZE if len(wanting) == len(readers) else Mode.OFF)
+            if 0 < len(wanting) < len(readers):
+                handles += [_round_input(layer.module, point) for layer in wanting]
         yield
     finally:
         for handle in handles:

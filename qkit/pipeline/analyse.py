@@ -4,19 +4,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qkit.artifact.folder import RunFolder, read_run, update_report
 from qkit.calibration.observe import Batch
 from qkit.data import dataset_digest
-from qkit.errors import DataError
+from qkit.errors import ArtifactError, DataError
 from qkit.graph.partial import Chosen
 from qkit.nn.attention import OPERANDS
 from qkit.pipeline.evaluate import Evaluator, open_evaluation
 from qkit.pipeline.inputs import CalibrationData, open_calibration
 from qkit.pipeline.probe import Prober, everything
+from qkit.pipeline.sensitivity import measure_layers
 from qkit.pipeline.student import Student
 from qkit.pipeline.teacher import load_teacher
 from qkit.progress import Progress, Silent
@@ -25,7 +27,6 @@ from qkit.report.model import ModelReport
 from qkit.report.space import Space
 
 BATCH = 16
-KEPT_EVERY = 8  # layers after which what was found so far is written
 PARTS: Mapping[str, Chosen] = {
     "all": everything,
     "weights": lambda layer, role: role == "weight",
@@ -87,6 +88,8 @@ class _Analysis:
         self.progress = progress
         self.report = ModelReport.from_dict(folder.report)
         self.source = wanted.data or str(self.report.calibration["source"])
+        drawn = int(self.report.calibration["images"])
+        self.samples = wanted.samples if wanted.data else min(wanted.samples, drawn)
         self._data: CalibrationData | None = None
         self._student: Student | None = None
         self._prober: Prober | None = None
@@ -100,14 +103,13 @@ class _Analysis:
             spaces = {**self.report.analyses.spaces, self.space_name: self._space()}
             self._keep(replace(self.report.analyses, spaces=spaces))
         if self.wanted.sensitivity and not self._complete():
-            for found in self._sensitivity():
-                self._keep(replace(self.report.analyses, sensitivity=found))
+            self._sensitivity()
         return self.report
 
     @property
     def space_name(self) -> str:
         """Data named are measured whole, the calibration's own in part."""
-        first = f" (first {self.wanted.samples} pairs)"
+        first = f" (first {self.samples} pairs)"
         return self.source if self.wanted.data else self.source + first
 
     def _forgotten(self) -> Analyses:
@@ -140,7 +142,7 @@ class _Analysis:
         if self._data is None:
             seed = int(self.folder.manifest["seed"])
             self._data = open_calibration(
-                self.source, self.wanted.samples, seed, skip_bad=self.wanted.data is None
+                self.source, self.samples, seed, skip_bad=self.wanted.data is None
             )
         return self._data
 
@@ -151,8 +153,15 @@ class _Analysis:
 
     @property
     def student(self) -> Student:
-        """The float model with the run's points."""
+        """The float model with the run's points.
+
+        Raises:
+            ArtifactError: the run folder could not keep what is about to be measured.
+        """
         if self._student is None:
+            if not os.access(self.folder.path, os.W_OK):
+                message = f"{self.folder.path} is read-only. Copy it and analyse the copy."
+                raise ArtifactError(message)
             with self.progress.phase("load float model", None):
                 self._student = load_teacher(self.folder, self.wanted.model)
         return self._student
@@ -186,20 +195,16 @@ class _Analysis:
             raise DataError(message)
         return space
 
-    def _sensitivity(self) -> Iterator[Sensitivity]:
-        """Every few layers, what is known so far; what was known before is not measured again."""
+    def _sensitivity(self) -> None:
+        """What was measured before on these pairs is not measured again."""
         prober, before = self.prober, self.report.analyses.sensitivity
         known = before.layers if before is not None and self._known(before) else ()
-        found = {entry.name: entry for entry in known}
-        left = [layer for layer in self.student.layers if layer.name not in found]
         base = Sensitivity(
             self.source, self.digest, len(self.data.dataset), prober.whole(), tuple(known)
         )
-        with self.progress.phase("one layer at a time", len(left)) as step:
-            for number, layer in enumerate(left, 1):
-                alone, spared = prober.layer_alone(layer), prober.layer_spared(layer)
-                found[layer.name] = LayerSensitivity(layer.name, alone, spared)
-                step(1, kl=alone.logit_kl)
-                if number % KEPT_EVERY == 0 or number == len(left):
-                    ordered = [found[x.name] for x in self.student.layers if x.name in found]
-                    yield replace(base, layers=tuple(ordered))
+
+        def keep(layers: tuple[LayerSensitivity, ...]) -> None:
+            found = replace(base, layers=layers)
+            self._keep(replace(self.report.analyses, sensitivity=found))
+
+        measure_layers(prober, known, keep, self.progress)

@@ -17,7 +17,7 @@ from qkit.report.measure import measure
 from qkit.spec import PointId, TensorStats
 
 MEASURED = 64  # images, and texts
-MEASURE_BATCH = 2  # float outputs of one batch are kept until the quantized pass has reached them
+MEASURE_BATCH = 4  # float outputs of one batch are kept until the quantized pass has reached them
 ALONE_EVERY = 8  # local and inherited errors cost two more forwards: each so many-th batch
 DIAGNOSED = 4
 
@@ -62,4 +62,4 @@ def measure_student(
         few = next(data.batches(student.clip, DIAGNOSED, limit=MEASURED))
         known = Known(seen, student.macs, found, diagnose(*parts, few, found))
         layers, blocks = build_reports(student.layers, student.blocks, known)
-    return Findings(layers, blocks, found.embedding_cosine, pairs)
+    return Findings(layers, blocks, found.embedding_cosine, found.samples)

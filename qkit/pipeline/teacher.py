@@ -12,7 +12,8 @@ from torch import Tensor
 from qkit.artifact.folder import RunFolder
 from qkit.artifact.tensors import install_stored, to_tensors
 from qkit.clip.loading import load_model
-from qkit.errors import ModelError
+from qkit.clip.model import ClipModel
+from qkit.errors import ArtifactError, CalibrationError, ModelError, RecipeError
 from qkit.pipeline.student import Student, give_points, prepare
 from qkit.recipe import parse_recipe
 
@@ -28,13 +29,39 @@ def load_teacher(folder: RunFolder, model: str | None = None) -> Student:
         ModelError: it cannot be loaded, or is not the model that the run was made of.
         ArtifactError: the run folder is damaged.
     """
-    spec = model or folder.manifest["model"]["spec"]
-    student = prepare(load_model(spec), copy=False)
-    give_points(student, parse_recipe(folder.manifest["recipe"], f"{folder.path}/manifest.json"))
+    try:
+        spec = model or str(folder.manifest["model"]["spec"])
+        recipe = parse_recipe(folder.manifest["recipe"], f"{folder.path}/manifest.json")
+    except (KeyError, TypeError) as error:
+        message = f"run folder {folder.path} is damaged: {error} is missing. Calibrate again."
+        raise ArtifactError(message) from error
+    student = prepare(_load(spec, named=model is not None), copy=False)
     stored = folder.tensors()
-    install_stored(student.model, stored)
-    _check_same(spec, folder, to_tensors(student.model, student.layers), stored)
+    try:
+        give_points(student, recipe)
+        install_stored(student.model, stored)
+        found = to_tensors(student.model, student.layers)
+    except (ArtifactError, RecipeError, CalibrationError) as error:
+        raise ModelError(_other(spec, folder, "its layers differ")) from error
+    _check_same(spec, folder, found, stored)
     return student
+
+
+def _load(spec: str, *, named: bool) -> ClipModel:
+    try:
+        return load_model(spec)
+    except ModelError as error:
+        if named:
+            raise
+        message = f"{error} If the float model lies elsewhere now, name it with --model."
+        raise ModelError(message) from error
+
+
+def _other(spec: str, folder: RunFolder, fact: str) -> str:
+    return (
+        f"{spec} is not the model that {folder.path} was made of: {fact}. "
+        "Name the right one with --model."
+    )
 
 
 def _check_same(
@@ -43,8 +70,4 @@ def _check_same(
     """Quantized once more, the float model must give the run's own tensors, bit for bit."""
     for name, tensor in stored.items():
         if name not in found or not torch.equal(found[name], tensor):
-            message = (
-                f"{spec} is not the model that {folder.path} was made of: {name} differs. "
-                "Name the right one with --model."
-            )
-            raise ModelError(message)
+            raise ModelError(_other(spec, folder, f"{name} differs"))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from qkit.artifact import folder
-from qkit.artifact.folder import read_run, write_run
+from qkit.artifact.folder import read_run, update_report, write_run
 from qkit.errors import ArtifactError
 
 OLD, NEW = {"old": torch.zeros(3)}, {"new": torch.ones(3)}
@@ -119,3 +119,68 @@ def test_save_failing_inside_safetensors(tmp_path, monkeypatch):
     with pytest.raises(ArtifactError, match=r"run could not be written: .*I/O error\. Nothing was"):
         write(tmp_path / "run", NEW)
     assert list(tmp_path.iterdir()) == []
+
+
+def fail_while_writing(monkeypatch, error):
+    """Let half of the file be written and then fail."""
+
+    def half(path, content):
+        path.write_text('{"la')
+        raise error
+
+    monkeypatch.setattr(folder, "_write_json", half)
+
+
+def test_a_report_is_replaced_and_nothing_else(tmp_path):
+    run = tmp_path / "run"
+    write(run, OLD)
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    update_report(run, {"label": "new"})
+    assert read_run(run).report == {"label": "new"}
+    after = {file.name: file.read_bytes() for file in run.iterdir()}
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} == {"report.json"}
+
+
+@pytest.mark.parametrize("error", [full_disk(), KeyboardInterrupt()])
+def test_a_report_that_cannot_be_replaced_stays_as_it_was(tmp_path, monkeypatch, error):
+    run = tmp_path / "run"
+    write_run(run, OLD, {}, {"label": "old"})
+    names = {file.name for file in run.iterdir()}
+    fail_while_writing(monkeypatch, error)
+    fact = r"^.*/run/report.json could not be written: No space left on device\. Make.*|^$"
+    with pytest.raises((ArtifactError, KeyboardInterrupt), match=fact):
+        update_report(run, {"label": "new"})
+    assert read_run(run).report["label"] == "old"
+    assert {file.name for file in run.iterdir()} == names
+
+
+def test_a_failure_of_the_very_last_step_leaves_the_old_report(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    write_run(run, OLD, {}, {"label": "old"})
+
+    def refuse(self, target):
+        raise full_disk()
+
+    monkeypatch.setattr(folder.Path, "replace", refuse)
+    with pytest.raises(ArtifactError, match="could not be written"):
+        update_report(run, {"label": "new"})
+    assert read_run(run).report["label"] == "old"
+    assert not list(run.glob(".*"))
+
+
+def test_a_read_only_disk_is_an_error_in_one_line(tmp_path, monkeypatch):
+    """There even the removal of a file that does not exist is refused."""
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(folder, "_write_json", refuse)
+    monkeypatch.setattr(folder.Path, "unlink", refuse)
+    with pytest.raises(ArtifactError, match=r"Read-only file system\. Make the folder writable"):
+        update_report(tmp_path, {})
+
+
+def test_a_run_that_was_removed_meanwhile_is_named(tmp_path):
+    with pytest.raises(ArtifactError, match=r"gone/report.json could not be written: No such file"):
+        update_report(tmp_path / "gone", {})

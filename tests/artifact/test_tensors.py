@@ -9,9 +9,12 @@ import pytest
 import torch
 
 import qkit
-from qkit.artifact.tensors import from_tensors, to_tensors
+from qkit.artifact.tensors import from_tensors, install_stored, to_tensors
 from qkit.errors import ArtifactError
+from qkit.graph.layers import list_points
 from qkit.nn.layer import QuantLayer
+from qkit.nn.tensor_quantizer import Mode
+from qkit.pipeline.student import give_points, prepare
 from qkit.recipe.overrides import Overrides
 
 
@@ -125,3 +128,45 @@ def test_a_scale_of_the_wrong_shape(calibrate, name):
     tensors = {**stored(result), name: torch.ones(5)}
     with pytest.raises(ArtifactError, match="do not fit the model they name"):
         from_tensors(result.model, result.student.layers, tensors)
+
+
+@pytest.fixture
+def bare(tiny):
+    """The float model with points that have no scales yet, made as a result's were."""
+
+    def give(result):
+        student = prepare(tiny)
+        give_points(student, result.recipe)
+        return student
+
+    return give
+
+
+@pytest.mark.parametrize("flags", [{}, {"act_granularity": "token"}])
+def test_stored_scales_go_to_the_points_and_weights_stay_float(calibrate, bare, flags):
+    result = calibrate(4, **flags)
+    student = bare(result)
+    before = {name: value.clone() for name, value in student.model.named_parameters()}
+    tensors = stored(result)
+    names = set(tensors)
+    install_stored(student.model, tensors)
+    assert set(tensors) == names
+    assert all(torch.equal(before[n], value) for n, value in student.model.named_parameters())
+    pairs = zip(list_points(student.model), list_points(result.model), strict=True)
+    for mine, other in pairs:
+        assert mine.mode is Mode.QUANTIZE
+        if not mine.spec.dynamic:
+            assert all(map(torch.equal, mine.qparams, other.qparams))
+    again = to_tensors(student.model, student.layers)
+    assert again.keys() == names
+    assert all(torch.equal(again[name], tensors[name]) for name in names)
+
+
+@pytest.mark.parametrize("name", ["visual.conv1:input.scale", "visual.conv1:input.zero_point"])
+def test_a_stored_scale_that_is_missing_or_misshapen_is_refused(calibrate, bare, name):
+    result = calibrate(4)
+    for broken in ({}, {name: torch.ones(5)}):
+        tensors = stored(result)
+        del tensors[name]
+        with pytest.raises(ArtifactError, match=r"do not fit .*visual.conv1:input"):
+            install_stored(bare(result).model, tensors | broken)

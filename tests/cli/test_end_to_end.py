@@ -14,9 +14,16 @@ LAYER_KEYS = {
     "act_bits",
     "weight_sqnr_db",
     "local_sqnr_db",
+    "inherited_sqnr_db",
     "cumulative_sqnr_db",
+    "made",
     "cosine",
     "clipped",
+    "tensors",
+    "trials",
+    "cause",
+    "evidence",
+    "remedy",
 }
 
 
@@ -33,8 +40,9 @@ def test_calibrate_writes_the_three_files_and_prints_the_report(first_run):
     out, result = first_run
     assert {p.name for p in out.iterdir()} == {"model.safetensors", "manifest.json", "report.json"}
     assert "W4A4 attn8, mse" in result.stdout
-    assert "layers, worst first" in result.stdout
+    assert "layers, worst first: 5 of 32" in result.stdout
     assert "of MACs" in result.stdout
+    assert f"qkit report {out}" in " ".join(result.stderr.split())
 
 
 def test_report_json_holds_what_was_promised(first_run, shapes):
@@ -57,6 +65,17 @@ def test_report_json_holds_what_was_promised(first_run, shapes):
     assert {"load model", "observe calibration data"} <= set(report["timing"])
     assert all(set(layer) >= LAYER_KEYS for layer in report["layers"])
     assert {layer["tower"] for layer in report["layers"]} == {"image", "text"}
+    assert all(
+        layer["cause"] and layer["evidence"] and layer["remedy"] for layer in report["layers"]
+    )
+    assert [(block["tower"], block["index"]) for block in report["blocks"]] == [
+        *(("image", 0), ("image", 1)),
+        *(("text", 0), ("text", 1)),
+    ]
+    assert 0 < classes["space"]["image_cosine"] < 1
+    assert captions["space"]["ece_float"] is None
+    assert report["calibration"]["measured"] == 6
+    assert report["analyses"] == {"sensitivity": None, "parts": None, "spaces": {}}
 
 
 def test_manifest_says_how_it_was_made(first_run):
@@ -95,7 +114,7 @@ def test_evaluate_gives_the_figures_of_the_report(first_run, qkit, shapes):
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)[0]
     assert found["quantized"] == stored["quantized"]
-    assert found["float"] is None
+    assert found["float"] is found["space"] is None
 
 
 def test_json_output_is_the_stored_report(qkit, calibrate_args, tmp_path):

@@ -73,6 +73,16 @@ def test_truncated_image_is_named_and_can_be_skipped(qkit, tiny_folder, shapes, 
     assert [item["file"] for item in skipped] == ["broken.jpg"]
 
 
+def test_unreadable_images_of_one_name_are_all_counted(qkit, calibrate_args, shapes, tmp_path):
+    folder = shutil.copytree(shapes / "classes", tmp_path / "classes")
+    for colour in ("red", "blue"):
+        (folder / colour / "0.png").write_bytes(b"no image")
+    evaluated = [*calibrate_args, f"--eval=classes:{folder}"]
+    one_line_error(qkit(*evaluated), "0.png", "--skip-bad")
+    metric = json.loads(qkit(*evaluated, "--skip-bad", "--json").stdout)["metrics"][0]
+    assert (metric["samples"], metric["skipped"]) == (10, 2)
+
+
 def test_nan_weight_names_the_layer(qkit, calibrate_args, tiny_folder, tmp_path):
     folder = tmp_path / "nan"
     shutil.copytree(tiny_folder, folder)

@@ -2,12 +2,16 @@
 # SPDX-FileCopyrightText: The qkit authors
 """The Python interface: a drop-in model and its report."""
 
+import shutil
+
 import pytest
 import torch
 
 import qkit
+from qkit.artifact.tensors import to_tensors
 from qkit.pipeline.evaluate import Evaluator
 from qkit.pipeline.inputs import open_calibration
+from qkit.pipeline.measure import Findings
 
 QUICK = qkit.Overrides(samples=6, batch_size=4)
 
@@ -90,6 +94,37 @@ def test_same_seed_same_result_other_seed_other_samples(tiny, shapes):
     assert runs[0].calibration["digest"] != runs[2].calibration["digest"]
 
 
+@pytest.mark.parametrize(
+    "flags", [{"act_granularity": "token"}, {"bits": 4, "attn_bits": 4}, {"bits": 3}]
+)
+def test_measuring_changes_nothing(tiny, shapes, pixels, tokens, monkeypatch, flags):
+    data = f"captions:{shapes / 'captions.csv'}"
+    overrides = qkit.Overrides(samples=6, method="minmax", **flags)
+    measured = qkit.calibrate(tiny, data, overrides=overrides)
+    monkeypatch.setattr("qkit.pipeline.calibrate.measure_student", _findings_of_nothing)
+    plain = qkit.calibrate(tiny, data, overrides=overrides)
+    assert measured.report.layers
+    assert not plain.report.layers
+    one, other = (to_tensors(run.model, run.student.layers) for run in (measured, plain))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    for encode, inputs in (("encode_image", pixels), ("encode_text", tokens)):
+        assert torch.equal(
+            getattr(measured.model, encode)(inputs), getattr(plain.model, encode)(inputs)
+        )
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in measured.model.modules())
+
+
+def test_unreadable_images_are_left_out_of_the_measuring_too(tiny, shapes, tmp_path):
+    folder = shutil.copytree(shapes / "images", tmp_path / "images")
+    source = f"images:{folder}"
+    for sample in open_calibration(source, 12, 0, skip_bad=True).dataset.samples[:5]:
+        sample.image.write_bytes(b"no image")
+    report = qkit.calibrate(tiny, source, skip_bad=True, method="minmax").report
+    assert len(report.calibration["skipped"]) == 5
+    assert report.layers
+
+
 def test_everything_is_covered_by_default(result):
     coverage = result.report.coverage
     assert coverage.macs == 1.0
@@ -130,6 +165,10 @@ def test_the_public_names_are_there():
         assert getattr(qkit, name) is not None
     with pytest.raises(AttributeError, match="calibrat3"):
         _ = qkit.calibrat3
+
+
+def _findings_of_nothing(*_: object) -> Findings:
+    return Findings((), (), {}, 0)
 
 
 def _never(*_: object) -> None:
