@@ -40,9 +40,11 @@ class Known:
 def build_reports(
     layers: Sequence[Layer], blocks: Sequence[Block], known: Known
 ) -> tuple[tuple[LayerReport, ...], tuple[BlockReport, ...]]:
-    """One report a layer, with its cause in words, and one a block."""
+    """One report a layer, in running order and with its cause in words, and one a block."""
     of_blocks = tuple(_block_report(block, known) for block in blocks)
-    of_layers = [_layer_report(layer, block_of(layer.name, blocks), known) for layer in layers]
+    order = {name: index for index, name in enumerate(known.measured.order)}
+    running = sorted(layers, key=lambda layer: order.get(layer.name, len(order)))
+    of_layers = [_layer_report(layer, block_of(layer.name, blocks), known) for layer in running]
     return explain(of_layers, of_blocks), of_blocks
 
 

@@ -19,7 +19,11 @@ T = TypeVar("T")
 
 
 def unstructure(report: Any) -> dict[str, Any]:
-    """Plain dictionaries, lists and numbers; an infinite number becomes None."""
+    """Plain dictionaries, lists and numbers; an infinite number becomes None.
+
+    Raises:
+        ArtifactError: a figure is NaN, which would read as exact.
+    """
     content: dict[str, Any] = _finite(_converter().unstructure(report))
     return content
 
@@ -58,7 +62,10 @@ def _infinite(cls: type, inner: Callable[[Any, Any], Any]) -> Callable[[Any, Any
 
 
 def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float) and math.isnan(value):
+        message = "a figure of the report is not a number. Check the model for NaN weights."
+        raise ArtifactError(message)
+    if isinstance(value, float) and math.isinf(value):
         return None
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}

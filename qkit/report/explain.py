@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -45,7 +46,7 @@ def explain(
     """Fill in cause, evidence and remedy of every layer.
 
     Args:
-        layers: in module order, all figures in place.
+        layers: in the order in which they run, all figures in place.
         blocks: the blocks they lie in.
     """
     said = []
@@ -61,6 +62,8 @@ def _words(
 ) -> Words:
     if not layer.tensors:
         return Words("left in float", _arrives(layer), "none needed here")
+    if min(layer.local_sqnr_db, layer.cumulative_sqnr_db) >= LITTLE:
+        return Words("loses little", _made(layer), "none needed")
     if layer.made < PASSED_ON and layer.local_sqnr_db >= BROKEN and earlier:
         return Words("passes on what came in", _made(layer), _upstream(layer, earlier, blocks))
     if layer.local_sqnr_db >= LITTLE:
@@ -164,7 +167,10 @@ def _parts(layer: LayerReport) -> str:
 
 def _made(layer: LayerReport) -> str:
     local, inherited = _db(layer.local_sqnr_db), _db(layer.inherited_sqnr_db)
-    return f"alone {local}, with what came in {inherited}: it makes {layer.made:.0%} of the error"
+    if math.isinf(layer.inherited_sqnr_db):
+        return f"alone {local}, nothing came in: it makes all of the error"
+    share = f"{layer.made:.1%}" if layer.made < 0.01 else f"{layer.made:.0%}"
+    return f"alone {local}, what came in {inherited}: it makes {share} of the error"
 
 
 def _arrives(layer: LayerReport) -> str:

@@ -42,11 +42,20 @@ class LayerSums:
 
 @dataclass(slots=True)
 class Measurement:
-    """Sums by layer name, sums by block name, and the embeddings' cosines by tower."""
+    """Sums by layer name, sums by block name, and the embeddings' cosines by tower.
+
+    ``order`` holds the layers' names as they ran.
+    """
 
     layers: dict[str, LayerSums]
     blocks: dict[str, ErrorSums]
+    order: dict[str, None] = field(default_factory=dict)
     cosines: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        """Samples measured in the tower that saw more of them."""
+        return max((sum(map(len, values)) for values in self.cosines.values()), default=0)
 
     @property
     def embedding_cosine(self) -> dict[str, float]:
@@ -83,6 +92,7 @@ class _Pair:
 
     def _float_layer(self, layer: Layer, inputs: Inputs, output: Tensor) -> None:
         self.kept[layer.name] = output
+        self.found.order[layer.name] = None
         sums = self.found.layers[layer.name]
         if self.alone:
             sums.local.add(output, layer.run_alone(inputs) if layer.points else output)

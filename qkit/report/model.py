@@ -13,6 +13,7 @@ from qkit.graph.coverage import Coverage
 from qkit.report.analyses import Analyses
 from qkit.report.codec import structure, unstructure
 from qkit.report.evaluation import Metric
+from qkit.report.figures import FIGURES, read_figure
 from qkit.report.layer import BlockReport, LayerReport
 
 VERSION = 2
@@ -32,7 +33,7 @@ class ModelReport:
         timing: seconds by phase.
         calibration: images, texts and skipped files the scales come from; ``measured``: pairs that
             the layers' errors come from.
-        layers: one entry per layer, in module order.
+        layers: one entry per layer, tower by tower in the order in which they run.
         blocks: one entry per transformer block, tower by tower.
         analyses: what was measured on demand.
         version: of this layout; grows when a field changes its meaning or is added.
@@ -68,4 +69,22 @@ class ModelReport:
             remedy = "Upgrade qkit-clip" if newer else "Calibrate again"
             message = f"report.json has layout {version}, this qkit reads {VERSION}. {remedy}."
             raise ArtifactError(message)
-        return structure(data, cls)
+        report = structure(data, cls)
+        try:
+            _check_figures(report)
+        except (KeyError, TypeError, ValueError) as error:
+            message = (
+                f"report.json is damaged: a figure is missing or wrong ({error}). Calibrate again."
+            )
+            raise ArtifactError(message) from error
+        return report
+
+
+def _check_figures(report: ModelReport) -> None:
+    """Read what every view reads of the parts whose keys no dataclass names."""
+    float(report.size["float_bytes"])
+    for metric in report.metrics:
+        for path in FIGURES[metric.task]:
+            read_figure(metric.quantized, path)
+            if metric.float is not None:
+                read_figure(metric.float, path)

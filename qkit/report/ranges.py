@@ -56,7 +56,10 @@ def _span(stats: TensorStats, low: Tensor, high: Tensor) -> float:
     least = stats.min_val.double().cpu().clamp(max=0)
     most = stats.max_val.double().cpu().clamp(min=0)
     covered = torch.minimum(high, most) - torch.maximum(low, least)
-    return float((covered / (most - least).clamp(min=1e-30)).clamp(0, 1).median())
+    alive = most > least
+    if not bool(alive.any()):
+        return 1.0
+    return float((covered[alive] / (most - least)[alive]).clamp(0, 1).median())
 
 
 def _values(stats: TensorStats) -> HistogramReport:

@@ -17,6 +17,10 @@ from qkit.report.terminal.cells import LENGTHS, add_columns, plain_table, titled
 from qkit.report.terminal.evaluation import SPACE_NOTE, space_table
 
 BAR = 12
+SENSITIVITY_NOTE = (
+    "alone: KL with only this layer quantized, with its tower's mean cosine and the share of same "
+    "answers; spared: KL with only this layer float; gain: share of the whole KL that it saves"
+)
 
 
 def print_analyses(
@@ -35,6 +39,7 @@ def print_analyses(
         names = {layer.name: layer for layer in layers}
         console.print()
         console.print(sensitivity_table(sensitivity, names, top))
+        console.print(Text(SENSITIVITY_NOTE, style="dim"))
 
 
 def sensitivity_table(found: Sensitivity, layers: dict[str, LayerReport], top: int | None) -> Group:

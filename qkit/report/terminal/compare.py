@@ -18,6 +18,7 @@ from qkit.report.model import ModelReport
 from qkit.report.names import place, short_name
 from qkit.report.terminal.cells import add_columns, db, plain_table, titled
 
+MOST_WITH_CHANGES = 4  # runs; more than that and 80 columns hold their figures only
 SHORT = {"top1": "top-1", "image_to_text.r1": "R@1"}
 
 
@@ -80,11 +81,14 @@ def _layer_table(
 ) -> Group:
     shown = differences[:top]
     table = plain_table()
-    heads = [cell for name in names[1:] for cell in (name, f"{name}-{names[0]}")]
+    changes = len(names) <= MOST_WITH_CHANGES
+    heads = [cell for name in names[1:] for cell in (name, f"{name}-{names[0]}")[: 1 + changes]]
     add_columns(table, ("where", "layer", names[0], *heads), left=("where", "layer"))
     for entry in shown:
         first, *others = zip(entry.sqnr_db, entry.changes, strict=True)
-        cells = [cell for value, change in others for cell in (db(value), _gain(change))]
+        cells = [
+            cell for value, change in others for cell in (db(value), _gain(change))[: 1 + changes]
+        ]
         table.add_row(place(entry.layer), short_name(entry.layer.name), db(first[0]), *cells)
     title = f"SQNR of layers alone, dB, most different first: {len(shown)} of {len(differences)}"
     return titled(title, table)

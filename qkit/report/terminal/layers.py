@@ -33,8 +33,9 @@ HEADERS = (
 WIDE_HEADERS = ("weight", "cos", "step")
 LEFT = ("where", "layer", "error", "values")
 LEGEND = (
-    "alone: SQNR of its output with only it quantized, dB; arrives: with all before it too; makes: "
-    "its share of that error; clip, kept: % of its input's values clipped, of their range kept"
+    "error: full at 0 dB, empty at 40; alone: SQNR of its output with only it quantized, dB; "
+    "arrives: with all before it too; makes: its share of that error; clip, kept: % of its "
+    "input's values clipped, of their range kept"
 )
 WIDE_LEGEND = (
     "; weight: SQNR of the stored weight, dB; cos: of float and quantized output; step: of its grid"

@@ -22,7 +22,9 @@ MOST_LEFT = 6
 WIDEST_CELL = 3
 
 
-def print_report(report: ModelReport, console: Console, layers: Sequence[LayerReport]) -> None:
+def print_report(
+    report: ModelReport, console: Console, layers: Sequence[LayerReport], sort: str = "alone"
+) -> None:
     """Print summary, coverage, accuracy, towers and the layers given, in their order."""
     print_header(report, console)
     if report.metrics:
@@ -34,7 +36,7 @@ def print_report(report: ModelReport, console: Console, layers: Sequence[LayerRe
     if report.blocks:
         console.print(HeatStrips(report.blocks))
     console.print()
-    print_layers(report, console, layers)
+    print_layers(report, console, layers, sort)
 
 
 def print_header(report: ModelReport, console: Console) -> None:
@@ -46,16 +48,22 @@ def print_header(report: ModelReport, console: Console) -> None:
     console.print()
 
 
-def print_layers(report: ModelReport, console: Console, layers: Sequence[LayerReport]) -> None:
-    """Print a table of some of a report's layers."""
-    title = f"layers, worst first: {len(layers)} of {len(report.layers)}"
+def print_layers(
+    report: ModelReport, console: Console, layers: Sequence[LayerReport], sort: str = "alone"
+) -> None:
+    """Print a table of some of a report's layers, which are in the order ``sort``."""
+    order = {"alone": ", worst first", "order": " as they run"}.get(sort, f" by {sort}")
+    title = f"layers{order}: {len(layers)} of {len(report.layers)}"
     console.print(LayerTable(layers, title))
 
 
 def print_spaces(report: ModelReport, console: Console) -> None:
     """Print the embedding spaces that were compared, if any."""
-    spaces = {source_name(m.data): m.space for m in report.metrics if m.space is not None}
-    spaces |= {source_name(data): space for data, space in report.analyses.spaces.items()}
+    found = {m.data: m.space for m in report.metrics if m.space is not None}
+    found |= report.analyses.spaces
+    short = [source_name(data) for data in found]
+    unique = short if len(set(short)) == len(short) else list(found)
+    spaces = dict(zip(unique, found.values(), strict=True))
     if spaces:
         console.print()
         console.print(space_table(spaces, "embedding space, float against quantized"))
@@ -98,6 +106,8 @@ def _tower_table(report: ModelReport) -> Group:
     add_columns(table, names, left=("tower", "worst layer"))
     for tower, cosine in report.embedding_cosine.items():
         mine = worst_first([layer for layer in report.layers if layer.tower == tower])
+        if not mine:
+            continue
         table.add_row(
             tower,
             str(len(mine)),
