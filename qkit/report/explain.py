@@ -92,7 +92,9 @@ def _input(layer: LayerReport) -> Words:
         return Words("the range cuts off what matters", cut, remedy)
     if gains.get("input least error", 0.0) >= WORTH:
         narrower = gains["input least error"]
-        rare = f"clipping its rare ends would gain {narrower:+.1f} dB: the rest lie close together"
+        rare = (
+            f"clipping its rare ends would gain {_gain(narrower)} dB: the rest lie close together"
+        )
         return Words("rare values stretch the input's range", rare, remedy)
     return Words(f"{seen.bits} bits are few for its input", _parts(layer), remedy)
 
@@ -116,7 +118,8 @@ def _attention(layer: LayerReport) -> Words:
         return Words("its operands are rounded", _made(layer), "none tried gains anything")
     worst = max(gains, key=lambda role: gains[role])
     bits = layer.operands[worst]
-    evidence = "in float they would gain: " + ", ".join(f"{r} {g:+.1f}" for r, g in gains.items())
+    order = sorted(gains.items(), key=lambda item: -item[1])
+    evidence = "in float they would gain: " + ", ".join(f"{r} {_gain(g)}" for r, g in order)
     return Words(f"{bits} bits are few for its {worst}", f"{evidence} dB", _remedy(layer, worst))
 
 
@@ -127,11 +130,11 @@ def _remedy(layer: LayerReport, *operands: str) -> str:
     wider = {_wider(name): gain for name, gain in mine.items() if " at " in name}
     best = [max(group, key=group.__getitem__) for group in (same, wider) if group]
     advised = [(name, {**same, **wider}[name]) for name in best]
-    worth = [f"{name}: {gain:+.1f} dB" for name, gain in advised if gain >= WORTH]
+    worth = [f"{name}: {_gain(gain)} dB" for name, gain in advised if gain >= WORTH]
     if worth:
         return "; ".join(worth)
     floats = [gain for name, gain in mine.items() if name.endswith(" float")]
-    left = f"; left in float: {max(floats):+.1f} dB" if floats and max(floats) >= WORTH else ""
+    left = f"; left in float: {_gain(max(floats))} dB" if floats and max(floats) >= WORTH else ""
     return f"no other grid of its bits gains {WORTH:.0f} dB{left}"
 
 
@@ -162,7 +165,7 @@ def _parts(layer: LayerReport) -> str:
     }
     if not gains:
         return _made(layer)
-    return "in float it would gain: " + ", ".join(f"{p} {g:+.1f} dB" for p, g in gains.items())
+    return "in float it would gain: " + ", ".join(f"{p} {_gain(g)} dB" for p, g in gains.items())
 
 
 def _made(layer: LayerReport) -> str:
@@ -175,6 +178,10 @@ def _made(layer: LayerReport) -> str:
 
 def _arrives(layer: LayerReport) -> str:
     return f"{_db(layer.cumulative_sqnr_db)} arrives"
+
+
+def _gain(value: float) -> str:
+    return f"{round(value, 1) + 0.0:+.1f}"  # never "-0.0"
 
 
 def _db(value: float) -> str:

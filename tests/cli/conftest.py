@@ -32,6 +32,18 @@ def calibrate_args(tiny_folder, shapes) -> list[str]:
     ]
 
 
+@pytest.fixture
+def show(qkit, run):
+    """Standard output of ``qkit report`` on the module's fixture ``run``, with some flags."""
+
+    def show(*flags):
+        result = qkit("report", run, *flags)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    return show
+
+
 def one_line_error(result: Result, *parts: str) -> None:
     """Assert an exit code, no traceback, and one line on stderr that holds all ``parts``."""
     assert result.exit_code not in (0, None)

@@ -46,18 +46,6 @@ def stored(run):
     return json.loads((run / "report.json").read_text())
 
 
-@pytest.fixture
-def show(qkit, run):
-    """Standard output of ``qkit report`` with some flags."""
-
-    def show(*flags):
-        result = qkit("report", run, *flags)
-        assert result.exit_code == 0, result.output
-        return result.stdout
-
-    return show
-
-
 def parsed(text):
     return list(csv.DictReader(io.StringIO(text)))
 

@@ -36,18 +36,6 @@ def run(saved, tmp_path):
 
 
 @pytest.fixture
-def show(qkit, run):
-    """Standard output of ``qkit report`` with some flags."""
-
-    def show(*flags):
-        result = qkit("report", run, *flags)
-        assert result.exit_code == 0, result.output
-        return result.stdout
-
-    return show
-
-
-@pytest.fixture
 def stored(run):
     return lambda: json.loads((run / "report.json").read_text())
 

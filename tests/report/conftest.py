@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from calibrators.minmax import MinMax
@@ -20,7 +21,8 @@ from qkit.nn.layer import QuantLayer
 from qkit.nn.linear import QuantLinear
 from qkit.numerics import qparams_from_range
 from qkit.pipeline.student import Student, give_points, prepare
-from qkit.recipe import Recipe
+from qkit.recipe import Recipe, override
+from qkit.recipe.overrides import Overrides
 from qkit.report.evaluation import Metric
 from qkit.report.layer import BlockReport, Channel, HistogramReport, LayerReport, TensorReport
 from qkit.report.model import ModelReport
@@ -228,3 +230,15 @@ def tried(calibrated) -> Callable[..., tuple[Layer, Noise]]:
         return layer, try_weighted(layer, x, layer.module(x), reach)
 
     return run
+
+
+def bits(number, granularity="tensor"):
+    """A recipe with so many bits everywhere."""
+    flags = Overrides(bits=number, attn_bits=number, act_granularity=granularity)
+    return override(Recipe(), flags)
+
+
+def features(model, batch):
+    """What both towers make of a batch."""
+    with torch.no_grad():
+        return model.encode_image(batch.images), model.encode_text(batch.texts)

@@ -11,23 +11,13 @@ import qkit.report.diagnose
 from qkit.calibration.observe import Batch, set_mode
 from qkit.graph.layers import list_points
 from qkit.nn.tensor_quantizer import Mode
-from qkit.recipe import Recipe, SchemeRule, override
-from qkit.recipe.overrides import Overrides
+from qkit.recipe import Recipe, SchemeRule
 from qkit.report.diagnose import diagnose
 from qkit.report.measure import measure
 from qkit.spec import Scheme
+from tests.report.conftest import bits, features
 
 BLOCK = "visual.transformer.resblocks.1"
-
-
-def bits(number, granularity="tensor"):
-    flags = Overrides(bits=number, attn_bits=number, act_granularity=granularity)
-    return override(Recipe(), flags)
-
-
-def features(model, batch):
-    with torch.no_grad():
-        return model.encode_image(batch.images), model.encode_text(batch.texts)
 
 
 def in_float(student, batch):

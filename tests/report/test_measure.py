@@ -10,13 +10,13 @@ import torch
 from qkit.calibration.observe import Batch, set_mode
 from qkit.graph.layers import list_points
 from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
-from qkit.recipe import Recipe, SchemeRule, override
-from qkit.recipe.overrides import Overrides
+from qkit.recipe import Recipe, SchemeRule
 from qkit.report.build import Known, build_reports
 from qkit.report.diagnose import diagnose
 from qkit.report.measure import measure
 from qkit.report.sums import InputSums
 from qkit.spec import Granularity, PointId, QParams, QuantSpec, Scheme
+from tests.report.conftest import bits, features
 
 IGNORED = ("visual.conv1", "*.resblocks.1.attn.*")
 IGNORING = Recipe(rules=(*(SchemeRule(name, scheme=Scheme()) for name in IGNORED), SchemeRule()))
@@ -44,16 +44,6 @@ def report(quantize, batches):
         return {layer.name: layer for layer in layers}
 
     return run
-
-
-def bits(number, granularity="tensor"):
-    flags = Overrides(bits=number, attn_bits=number, act_granularity=granularity)
-    return override(Recipe(), flags)
-
-
-def features(model, batch):
-    with torch.no_grad():
-        return model.encode_image(batch.images), model.encode_text(batch.texts)
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel", "token"])
