@@ -14,13 +14,10 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from common import markdown_table, write_section
-from cost import batches, forward_all, memory, reset_peak
+from cost import batches, forward_all, memory, reset_peak, timed
 
 from qkit.calibration.install import install
 from qkit.calibration.observe import Batch, observe, set_mode
@@ -38,13 +35,6 @@ from qkit.report.measure import measure
 FLOAT_BATCH = 16
 
 
-def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
-    """How long ``work`` takes, and its result."""
-    start = time.perf_counter()
-    result = work()
-    return time.perf_counter() - start, result
-
-
 def silent(done: int, /, **figures: float) -> None:
     """Shows nothing."""
 
@@ -60,7 +50,7 @@ def run(name: str, recipe: str) -> list[list[str]]:
     student = prepare(load_model(name), copy=False)
     data = batches(student.clip, MEASURED, FLOAT_BATCH)
     parts = (student.model, student.layers, student.blocks)
-    before, _ = seconds(lambda: forward_all(student.model, data))
+    before, _ = timed(lambda: forward_all(student.model, data))
     give_points(student, load_recipe(recipe))
     observe(student.model, resplit(data, MEASURE_BATCH)[:4], silent)
     session = open_session(student.model, student.layers)
@@ -69,15 +59,15 @@ def run(name: str, recipe: str) -> list[list[str]]:
     forward_all(student.model, resplit(data, MEASURE_BATCH)[:1])  # weights are rounded once
     reset_peak()
     base = memory("VmRSS")
-    passes, found = seconds(
+    passes, found = timed(
         lambda: measure(*parts, resplit(data, MEASURE_BATCH), silent, every=ALONE_EVERY)
     )
-    look, closer = seconds(lambda: diagnose(*parts, resplit(data, DIAGNOSED)[0], found))
+    look, closer = timed(lambda: diagnose(*parts, resplit(data, DIAGNOSED)[0], found))
     known = Known(session.seen, student.macs, found, closer)
-    words, _ = seconds(lambda: build_reports(student.layers, student.blocks, known))
+    words, _ = timed(lambda: build_reports(student.layers, student.blocks, known))
     peak = memory("VmHWM") - base
     set_mode(student.model, Mode.OFF)
-    after, _ = seconds(lambda: forward_all(student.model, data))
+    after, _ = timed(lambda: forward_all(student.model, data))
     forward, total = statistics.mean((before, after)), passes + look + words
     return [
         [f"float forward, {MEASURED} images + {MEASURED} texts", f"{forward:.1f} s", ""],

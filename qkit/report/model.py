@@ -15,6 +15,7 @@ from qkit.report.codec import structure, unstructure
 from qkit.report.evaluation import Metric
 from qkit.report.figures import FIGURES, read_figure
 from qkit.report.layer import BlockReport, LayerReport
+from qkit.report.space import Space
 
 VERSION = 2
 
@@ -51,6 +52,12 @@ class ModelReport:
     blocks: tuple[BlockReport, ...] = ()
     analyses: Analyses = field(default_factory=Analyses)
     version: int = VERSION
+
+    @property
+    def spaces(self) -> dict[str, Space]:
+        """Every embedding space of the whole model by its data; an analysis is the later word."""
+        evaluated = {metric.data: metric.space for metric in self.metrics if metric.space}
+        return {**evaluated, **self.analyses.spaces}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; an infinite SQNR is written as null."""

@@ -4,15 +4,14 @@
 
 from __future__ import annotations
 
-import math
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from qkit.report.fields import list_dataclasses
 from qkit.report.layer import LayerReport
 from qkit.report.model import ModelReport
 from qkit.report.page.assemble import assemble
-from qkit.report.space import Space
+from qkit.report.select import worst_first
 
 
 def report_page(report: ModelReport, images: Mapping[tuple[str, int], bytes]) -> str:
@@ -28,27 +27,16 @@ def report_page(report: ModelReport, images: Mapping[tuple[str, int], bytes]) ->
         report=report,
         data=report.to_dict(),
         layers=_worst_first(report.layers),
-        spaces=_spaces(report),
+        spaces=report.spaces.items(),
         images={key: _data_uri(png) for key, png in images.items()},
         classes=list_dataclasses(ModelReport),
     )
 
 
-def _worst_first(layers: tuple[LayerReport, ...]) -> list[tuple[int, LayerReport]]:
+def _worst_first(layers: Sequence[LayerReport]) -> list[tuple[int, LayerReport]]:
     """Layers with their place in the report, the least local SQNR first."""
-
-    def fault(item: tuple[int, LayerReport]) -> tuple[float, str]:
-        decibels = item[1].local_sqnr_db
-        return (math.inf if math.isnan(decibels) else decibels, item[1].name)
-
-    return sorted(enumerate(layers), key=fault)
-
-
-def _spaces(report: ModelReport) -> list[tuple[str, Space]]:
-    """Every embedding space measured on the whole model, with its data source."""
-    evaluated = [(metric.data, metric.space) for metric in report.metrics if metric.space]
-    known = dict(evaluated)
-    return evaluated + [item for item in report.analyses.spaces.items() if item[0] not in known]
+    place = {layer.name: index for index, layer in enumerate(layers)}
+    return [(place[layer.name], layer) for layer in worst_first(layers)]
 
 
 def _data_uri(png: bytes) -> str:

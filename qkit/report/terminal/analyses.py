@@ -13,7 +13,7 @@ from qkit.report.analyses import LayerSensitivity, Sensitivity
 from qkit.report.layer import LayerReport
 from qkit.report.model import ModelReport
 from qkit.report.names import place, short_name, source_name
-from qkit.report.terminal.cells import LENGTHS, add_columns, plain_table, titled
+from qkit.report.terminal.cells import add_columns, filled, plain_table, titled
 from qkit.report.terminal.evaluation import SPACE_NOTE, space_table
 
 BAR = 12
@@ -64,15 +64,10 @@ def _row(entry: LayerSensitivity, layer: LayerReport, most: float, whole: float)
     return [
         place(layer),
         short_name(layer.name),
-        _bar(entry.alone.logit_kl / most),
+        filled(entry.alone.logit_kl / most, BAR),
         f"{1e3 * entry.alone.logit_kl:.3g}",
         f"{cosine:.4f}",
         f"{100 * entry.alone.top1_agreement:.0f}%",
         f"{1e3 * entry.spared.logit_kl:.3g}",
         f"{100 * (1 - entry.spared.logit_kl / whole):+.0f}%" if whole else "",
     ]
-
-
-def _bar(share: float) -> str:
-    full, rest = divmod(round(share * BAR * 8), 8)
-    return "█" * full + (LENGTHS[rest] if rest else "")

@@ -41,9 +41,13 @@ def style_of(sqnr: float) -> str:
 
 def bar(sqnr: float, width: int) -> Text:
     """An error as a bar of at most ``width`` cells, longer for less SQNR."""
-    eighths = round(error_share(sqnr) * width * 8)
-    full, rest = divmod(eighths, 8)
-    return Text("█" * full + (LENGTHS[rest] if rest else ""), style=style_of(sqnr))
+    return Text(filled(error_share(sqnr), width), style=style_of(sqnr))
+
+
+def filled(share: float, width: int) -> str:
+    """A share of ``width`` cells, to an eighth of a cell."""
+    full, rest = divmod(round(share * width * 8), 8)
+    return "█" * full + (LENGTHS[rest] if rest else "")
 
 
 def heat(values: Sequence[float], width: int = 1) -> Text:

@@ -57,11 +57,11 @@ class LayerTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Choose the form that fits."""
         yield Text(self.title, style="italic")
-        if options.max_width >= WIDE:
+        wide = options.max_width >= WIDE
+        if wide:
             yield self._wide()
         else:
             yield from self._narrow(options.max_width)
-        wide = options.max_width >= WIDE
         yield Text(LEGEND + WIDE_LEGEND if wide else LEGEND, style="dim")
 
     def _wide(self) -> Table:

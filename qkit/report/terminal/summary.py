@@ -59,8 +59,7 @@ def print_layers(
 
 def print_spaces(report: ModelReport, console: Console) -> None:
     """Print the embedding spaces that were compared, if any."""
-    found = {m.data: m.space for m in report.metrics if m.space is not None}
-    found |= report.analyses.spaces
+    found = report.spaces
     short = [source_name(data) for data in found]
     unique = short if len(set(short)) == len(short) else list(found)
     spaces = dict(zip(unique, found.values(), strict=True))
