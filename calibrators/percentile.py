@@ -44,12 +44,12 @@ class Percentile(TensorCalibrator):
         if stats.histogram is None:
             return Range(stats.min_val, stats.max_val)
         share = self.percentile / 100
-        low, high = (_quantile(stats.histogram, q) for q in (1 - share, share))
+        low, high = (quantile(stats.histogram, q) for q in (1 - share, share))
         return Range(torch.maximum(low, stats.min_val), torch.minimum(high, stats.max_val))
 
 
-def _quantile(histogram: Histogram, share: float) -> Tensor:
-    """Value below which ``share`` of the counts lie, ``()`` or ``(channels,)``."""
+def quantile(histogram: Histogram, share: float) -> Tensor:
+    """Read the value below which ``share`` of the counts lie, ``()`` or ``(channels,)``."""
     counts = histogram.counts.double()
     cumulative = counts.cumsum(-1)
     target = cumulative[..., -1:] * share

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from qkit.calibration.session import CalibrationSession
@@ -25,6 +26,47 @@ class Calibrator(Protocol):
     def calibrate(self, session: CalibrationSession, advance: Advance) -> Mapping[PointId, QParams]:
         """Return qparams for exactly ``session.points``, calling ``advance(1)`` after each."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class StageNote:
+    """What a calibrator that searches layers together found out about one stage of a tower.
+
+    Attributes:
+        name: of the stage: half a residual block, or a whole one.
+        tower: "image" or "text".
+        dependency: of the next stage on this one, nats; None for a tower's last.
+        group: number of the group of stages that were searched together, from 0 in each tower.
+        start: error at the end of the group with every layer's own best ranges, relative to the
+            float stream there.
+        error: the same with the ranges that were chosen.
+    """
+
+    name: str
+    tower: str
+    dependency: float | None
+    group: int
+    start: float
+    error: float
+
+
+class Annotated(dict[PointId, QParams]):
+    """Qparams together with how they came about, for the report.
+
+    Attributes:
+        stages: one note a stage, in running order.
+        threshold: what the average dependency within a group had to exceed, by tower.
+    """
+
+    def __init__(
+        self,
+        chosen: Mapping[PointId, QParams],
+        stages: Sequence[StageNote],
+        threshold: Mapping[str, float],
+    ) -> None:
+        super().__init__(chosen)
+        self.stages = tuple(stages)
+        self.threshold = dict(threshold)
 
 
 class TensorCalibrator(ABC):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from qkit.calibration.bench import Bench
 from qkit.errors import CalibrationError
 from qkit.graph.layers import Layer, list_points
 from qkit.nn.layer import QuantLayer
@@ -24,10 +25,12 @@ class CalibrationSession:
     Attributes:
         points: every point whose scale calibration chooses (per-token ones choose their own).
         seen: their statistics, and those of the per-token points for whoever reports on them.
+        bench: runs parts of the model again on a few samples; None where there are statistics only.
     """
 
     points: Mapping[PointId, QuantSpec]
     seen: Mapping[PointId, TensorStats]
+    bench: Bench | None = None
 
     def stats(self, point: PointId) -> TensorStats:
         """What was observed at ``point``; a weight comes with its values.
@@ -53,10 +56,12 @@ class CalibrationSession:
             point: stats if stats.values is not None else merge_stats(stats, other.seen[point])
             for point, stats in self.seen.items()
         }
-        return CalibrationSession(self.points, merged)
+        return CalibrationSession(self.points, merged, self.bench)
 
 
-def open_session(model: nn.Module, layers: tuple[Layer, ...]) -> CalibrationSession:
+def open_session(
+    model: nn.Module, layers: tuple[Layer, ...], bench: Bench | None = None
+) -> CalibrationSession:
     """Read the statistics of an observed model.
 
     Raises:
@@ -82,7 +87,7 @@ def open_session(model: nn.Module, layers: tuple[Layer, ...]) -> CalibrationSess
         else:
             seen[point] = quantizer.stats()
             _check_varies(point, seen[point])
-    return CalibrationSession(points, seen)
+    return CalibrationSession(points, seen, bench)
 
 
 def _check_finite(point: PointId, stats: TensorStats) -> None:

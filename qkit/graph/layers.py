@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from qkit.nn.attention import OPERANDS, ExplicitAttention, QuantSDPA
 from qkit.nn.conv import QuantConv2d
 from qkit.nn.embedding import QuantEmbedding
 from qkit.nn.layer import QuantLayer
-from qkit.nn.linear import QuantProjection
+from qkit.nn.linear import QuantLinear, QuantProjection
 from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
 from qkit.spec import LayerKind, QuantSpec
 
@@ -66,6 +67,23 @@ class Layer:
     def input_axis(self) -> int:
         """Channel axis of the input."""
         return 1 if self.kind == "conv" else -1
+
+    @property
+    def weight_rows(self) -> Tensor:
+        """The float weight as ``(out, in)``; empty for an attention core, which has none."""
+        weight = getattr(self.module, "weight", torch.empty(0, 0))
+        return weight.detach().flatten(1)
+
+    def rows(self, x: Tensor) -> Tensor | None:
+        """An input as the matrix ``(rows, in)`` whose rows ``weight.flatten(1)`` multiplies.
+
+        None where there is no such matrix: embeddings, attention cores, grouped convolutions.
+        """
+        if isinstance(self.module, QuantLinear):
+            return x.flatten(0, -2)
+        if isinstance(self.module, QuantConv2d) and self.module.groups == 1:
+            return self.module.patches(x)
+        return None
 
     def run_alone(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """This layer's output for float ``inputs`` with its own points on, whatever the mode."""

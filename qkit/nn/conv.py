@@ -6,9 +6,17 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Self
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkit.nn.layer import QuantLayer
+
+_MODES = {
+    "zeros": "constant",
+    "reflect": "reflect",
+    "replicate": "replicate",
+    "circular": "circular",
+}
 
 
 def _arguments(module: nn.Conv2d) -> dict[str, Any]:
@@ -43,3 +51,13 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
         """``(N, C, H, W)`` to ``(N, out, H', W')`` with a weight of one's choice."""
         result: Tensor = self._conv_forward(x, weight, self.bias)
         return result
+
+    def patches(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` to one row ``(C * kh * kw)`` for every output position."""
+        if self.padding_mode != "zeros" or isinstance(self.padding, str):
+            x = F.pad(x, self._reversed_padding_repeated_twice, _MODES[self.padding_mode])
+            padding: tuple[int, ...] = (0, 0)
+        else:
+            padding = self.padding
+        found = F.unfold(x, self.kernel_size, self.dilation, padding, self.stride)
+        return found.transpose(1, 2).flatten(0, 1)

@@ -8,17 +8,20 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from qkit.calibration.bench import Bench
 from qkit.calibration.install import install
 from qkit.calibration.observe import observe
 from qkit.calibration.registry import create_calibrator
 from qkit.calibration.session import CalibrationSession, open_session
 from qkit.clip.loading import load_model
 from qkit.clip.model import wrap
+from qkit.clip.stages import list_stages
 from qkit.graph.coverage import Coverage
 from qkit.pipeline.defaults import Model, fill_in
 from qkit.pipeline.evaluate import Evaluator, open_evaluation
@@ -30,6 +33,8 @@ from qkit.progress import Progress, Silent
 from qkit.recipe import Recipe, load_recipe, override
 from qkit.recipe.overrides import Overrides
 from qkit.report.model import ModelReport
+
+BENCH_BATCH = 4  # samples that a trial runs at once: a bad candidate is dropped after so many
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +159,17 @@ def collect(
     """Observe ``data`` once; the session serves every calibrator."""
     with watch.phase("observe calibration data", data.size) as step:
         observe(student.model, data.batches(student.clip, batch_size), step)
-        return open_session(student.model, student.layers)
+        return open_session(student.model, student.layers, bench(student, data))
+
+
+def bench(student: Student, data: CalibrationData) -> Bench:
+    """The model's parts, to be run again on the first calibration samples."""
+    cut = {
+        "half": list_stages(student.blocks, student.layers, halves=True),
+        "block": list_stages(student.blocks, student.layers, halves=False),
+    }
+    read = partial(data.batches, student.clip, BENCH_BATCH)
+    return Bench(student.model, student.layers, cut, read)
 
 
 def _report(

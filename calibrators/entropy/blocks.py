@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""Search the blocks of a tower one after the other, each on what the quantized ones before give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from calibrators.entropy.candidates import candidates
+from calibrators.entropy.search import Error, Found
+from calibrators.entropy.survey import Survey
+from calibrators.entropy.trial import Trial
+from qkit.calibration.bench import Rig, Stream, switched
+from qkit.calibration.importance import Importance
+from qkit.calibration.session import CalibrationSession
+from qkit.graph.stages import Stage
+from qkit.spec import PointId, QParams
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """What the search of one block found.
+
+    Attributes:
+        block: numbers of its stages in the tower.
+        chosen: scales of its points; they are installed.
+        start: error with every layer's own best scales, relative to the float stream.
+        error: error with the chosen ones.
+    """
+
+    block: range
+    chosen: dict[PointId, QParams]
+    start: float
+    error: float
+
+
+@dataclass(slots=True)
+class BlockSearch:
+    """Walks through a tower with the float and the quantized stream side by side.
+
+    Attributes:
+        rig: the tower, every layer's own best scales installed.
+        session: statistics of its points.
+        survey: what is known of the tower.
+        percentiles: shares of a tensor's values to try as its range.
+        factors: multiples of a layer's own best scale to try.
+        wide: search points of more bits than the block's narrowest, too.
+        search: finds the best combination.
+    """
+
+    rig: Rig
+    session: CalibrationSession
+    survey: Survey
+    percentiles: Sequence[float]
+    factors: Sequence[float]
+    wide: bool
+    search: Callable[[Sequence[int], Error], Found]
+    _float: Stream = field(init=False)
+    _quantized: Stream = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._float = self.rig.enter(quantized=False)
+        self._quantized = self.rig.enter(quantized=True)
+
+    def run(self, block: range) -> Best:
+        """Search the next block, stages ``block`` of the tower."""
+        stages = self.rig.stages[block.start : block.stop]
+        target = self.rig.run(stages, self._float, quantized=False)
+        importance = self.survey.importances[block.stop - 1]
+        options = self._options(stages)
+        trial = Trial(self.rig, stages, options, self._quantized, target, importance)
+        with switched([p for stage in stages for p in stage.points], True):
+            found = self.search(trial.counts, trial.error)
+            trial.install(found.choice)
+        self._quantized = self.rig.run(stages, self._quantized, quantized=True)
+        self._float = target
+        energy = _energy(importance, target)
+        picked = zip(trial.points, trial.options, found.choice, strict=True)
+        chosen = {point: option[index] for point, option, index in picked}
+        return Best(block, chosen, found.start / energy, found.error / energy)
+
+    def _options(self, stages: Sequence[Stage]) -> dict[PointId, list[QParams]]:
+        """Candidates of the points with the fewest bits: only there is much to be gained."""
+        static = [p for stage in stages for p in stage.points if p.point in self.session.points]
+        least = min((p.spec.bits for p in static), default=0)
+        points = (p for p in static if self.wide or p.spec.bits == least)
+        return {
+            p.point: candidates(
+                p.qparams,
+                self.session.stats(p.point),
+                p.spec,
+                self.percentiles,
+                self.factors,
+            )
+            for p in points
+        }
+
+
+def _energy(importance: Importance, stream: Stream) -> float:
+    return sum(importance.error(number, x) for number, x in enumerate(stream)) or 1.0

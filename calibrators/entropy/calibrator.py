@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""Q-VLM's block-partitioned search (arXiv 2410.08119) for the two towers of CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from calibrators.entropy.blocks import Best, BlockSearch
+from calibrators.entropy.partition import Blocks, fixed, grow, shuffled, threshold_of
+from calibrators.entropy.search import search
+from calibrators.entropy.survey import Survey, Surveyor
+from calibrators.mse import Mse
+from qkit.calibration.bench import Rig
+from qkit.calibration.protocol import Annotated, StageNote
+from qkit.calibration.session import CalibrationSession
+from qkit.progress import Advance
+from qkit.spec import PointId, QParams
+
+SPANS = ("half", "block")
+PARTITIONS = ("entropy", "fixed", "random")
+OBJECTIVES = ("importance", "plain")
+
+
+@dataclass(frozen=True, slots=True)
+class Entropy:
+    """Searches ranges of dependent layers together, for the least error at their block's end.
+
+    Layers whose activations hang on each other, measured by conditional entropy, form a block; its
+    clipping ranges, of activations and weights, are searched jointly with quantized inputs.
+
+    Attributes:
+        samples: calibration images, and texts, that candidates are run on.
+        span: what counts as a layer: "half" a residual block (attention, MLP) or a whole "block".
+        max_layers: most layers in a block.
+        threshold: average dependency that a block must exceed: "mean", nats, or "q0.75".
+        partition: "entropy"; "fixed" (blocks of max_layers) and "random" are for comparison.
+        objective: squared error weighted by "importance" for the embedding, or "plain" (paper).
+        percentiles: shares of a tensor's values that a range keeps at either end.
+        factors: multiples of a layer's own best scale that are tried too.
+        wide: search points of more bits than their block's narrowest, too.
+        exhaustive: most combinations of a block that are all tried; beyond, coordinate descent.
+        sweeps: most rounds of the descent.
+        restarts: further random starts of the descent.
+        rows: rows of an input that a layer's own best ranges are chosen on.
+        seed: of the draws.
+    """
+
+    samples: int = 32
+    span: str = "half"
+    max_layers: int = 3
+    threshold: str | float = "mean"
+    partition: str = "entropy"
+    objective: str = "importance"
+    percentiles: tuple[float, ...] = (1.0, 0.995, 0.99, 0.985, 0.98)
+    factors: tuple[float, ...] = (0.9, 1.1)
+    wide: bool = False
+    exhaustive: int = 125
+    sweeps: int = 1
+    restarts: int = 0
+    rows: int = 512
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("span", SPANS),
+            ("partition", PARTITIONS),
+            ("objective", OBJECTIVES),
+        ):
+            if getattr(self, name) not in known:
+                message = f"{name} = {getattr(self, name)!r}. Use one of {', '.join(known)}."
+                raise ValueError(message)
+        for name in ("samples", "max_layers", "sweeps", "rows"):
+            if getattr(self, name) < 1:
+                message = f"{name} = {getattr(self, name)!r}. Use 1 or more."
+                raise ValueError(message)
+        threshold_of((), self.threshold)
+
+    def calibrate(self, session: CalibrationSession, advance: Advance) -> Mapping[PointId, QParams]:
+        """Choose every scale, tower by tower and block by block.
+
+        Points outside the blocks get their layer's own best ranges; what no layer's output can
+        judge (embeddings, per-channel inputs), or all where the session has no model to run, gets
+        the least error of the tensor itself.
+        """
+        told = 0
+        chosen = dict(Mse().calibrate(session, _tell_nobody))
+        stages: list[StageNote] = []
+        thresholds: dict[str, float] = {}
+        for rig in session.bench.rigs(self.span, self.samples) if session.bench else []:
+            for point in rig.points.keys() & chosen.keys():
+                rig.put(point, chosen[point])
+            found = Surveyor(rig, session, self.rows, self.seed).run(
+                weighted=self.objective == "importance"
+            )
+            chosen |= found.chosen
+            thresholds[rig.tower] = threshold_of(found.dependencies, self.threshold)
+            for number, best in enumerate(self._search(rig, session, found, thresholds[rig.tower])):
+                chosen |= best.chosen
+                stages += _notes(rig, found, number, best)
+                advance(len(best.chosen))
+                told += len(best.chosen)
+        advance(len(session.points) - told)
+        return Annotated(chosen, stages, thresholds)
+
+    def _search(
+        self, rig: Rig, session: CalibrationSession, found: Survey, threshold: float
+    ) -> Iterator[Best]:
+        """Search the blocks of one tower, one after the other."""
+        if not rig.stages:
+            return
+        find = partial(search, limit=self.exhaustive, sweeps=self.sweeps, restarts=self.restarts)
+        walk = BlockSearch(rig, session, found, self.percentiles, self.factors, self.wide, find)
+        for block in self._blocks(found, threshold):
+            yield walk.run(block)
+
+    def _blocks(self, found: Survey, threshold: float) -> Blocks:
+        if self.partition == "fixed":
+            return fixed(len(found.importances), self.max_layers)
+        blocks = grow(found.dependencies, threshold, self.max_layers)
+        return shuffled(blocks, self.seed) if self.partition == "random" else blocks
+
+
+def _notes(rig: Rig, found: Survey, group: int, best: Best) -> list[StageNote]:
+    """One note for every stage of a block."""
+    known = dict(enumerate(found.dependencies))
+    return [
+        StageNote(stage.name, rig.tower, known.get(i), group, best.start, best.error)
+        for i, stage in enumerate(rig.stages)
+        if i in best.block
+    ]
+
+
+def _tell_nobody(done: int, /, **figures: float) -> None:
+    """Progress is told once the joint search has decided."""

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""One float pass over a tower: every layer's own best ranges, and how layers hang together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from calibrators.entropy.dependency import Dependency
+from calibrators.entropy.layerwise import choose_input, choose_weight
+from qkit.calibration.bench import Inputs, Rig, Stream
+from qkit.calibration.importance import Importance, measure_importance
+from qkit.calibration.session import CalibrationSession
+from qkit.graph.layers import Layer
+from qkit.numerics import fake_quantize, make_grid, token_qparams
+from qkit.spec import Granularity, PointId, QParams, QuantSpec, Range
+
+PROBES = 2
+UNQUANTIZED = QuantSpec(4, granularity=Granularity.TOKEN)  # levels of an input without a point
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What is known of a tower before its blocks are searched.
+
+    Attributes:
+        chosen: every layer's own best scales; they are installed.
+        dependencies: of stage k + 1 on stage k, nats.
+        importances: weights of an error at the end of each stage.
+    """
+
+    chosen: dict[PointId, QParams] = field(default_factory=dict)
+    dependencies: list[float] = field(default_factory=list)
+    importances: list[Importance] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyor:
+    """Surveys a tower.
+
+    Attributes:
+        rig: the tower with its samples.
+        session: statistics of its points.
+        rows: rows of an input that ranges are chosen on.
+        seed: of their draw.
+    """
+
+    rig: Rig
+    session: CalibrationSession
+    rows: int
+    seed: int
+
+    def run(self, *, weighted: bool) -> Survey:
+        """Survey the tower; ``weighted`` by importance for the embedding, else evenly."""
+        found = Survey()
+        found.chosen.update(self._own(self.rig.outside, self.rig.outside_inputs()))
+        if not self.rig.stages:
+            return found
+        if weighted:
+            found.importances.extend(measure_importance(self.rig, PROBES, self.seed))
+        stream = self.rig.enter(quantized=False)
+        before: Positions | None = None
+        for stage in self.rig.stages:
+            stream, inputs = self.rig.layer_inputs(stage, stream)
+            if not weighted:
+                found.importances.append(Importance.even(stream))
+            found.chosen.update(self._own(stage.layers, inputs))
+            after = positions(stage.layers, inputs)
+            if before is not None:
+                found.dependencies.append(_dependency(before, after))
+            before = after
+        return found
+
+    def _own(self, layers: Sequence[Layer], inputs: Inputs) -> dict[PointId, QParams]:
+        """Choose and install each layer's own best scales; readers of one input go together."""
+        chosen: dict[PointId, QParams] = {}
+        for group in _groups(layers, inputs):
+            chosen.update(self._group(group, inputs[group[0].name]))
+        for point, q in chosen.items():
+            self.rig.put(point, q)
+        return chosen
+
+    def _group(self, group: list[Layer], arrived: Stream) -> dict[PointId, QParams]:
+        """Choose the scale of one input, then, on what that leaves of it, of all its readers."""
+        chosen: dict[PointId, QParams] = {}
+        first = group[0]
+        point = next(iter(first.input_quantizers), None)
+        if point is not None and point.spec.dynamic:
+            arrived = [point.round(x) for x in arrived]
+        rows = self._draw([r for x in arrived if (r := first.rows(x)) is not None])
+        if rows is None:
+            return chosen
+        if point is not None and point.spec.granularity is Granularity.TENSOR:
+            weight = torch.cat([layer.weight_rows for layer in group])
+            q = choose_input(rows, weight, self._full(point.point), point.spec)
+            chosen[point.point] = q
+            rows = fake_quantize(rows, make_grid(q, point.spec))
+        for layer in group:
+            own = layer.weight_quantizer
+            if own is not None:
+                full = self._full(own.point)
+                chosen[own.point] = choose_weight(rows, layer.weight_rows, full, own.spec)
+        return chosen
+
+    def _full(self, point: PointId) -> Range:
+        seen = self.session.stats(point)
+        return Range(seen.min_val, seen.max_val)
+
+    def _draw(self, parts: list[Tensor]) -> Tensor | None:
+        """At most so many rows, evenly: drawing by importance was tried and lost accuracy."""
+        if not parts:
+            return None
+        rows = torch.cat(parts)
+        generator = torch.Generator().manual_seed(self.seed)
+        index = torch.randperm(len(rows), generator=generator)[: self.rows]
+        return rows[index.to(rows.device)]
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Where values lie on their grid, in steps from the lowest level; one tensor a batch."""
+
+    values: Stream
+    levels: int
+
+
+def positions(layers: Sequence[Layer], inputs: Inputs) -> Positions:
+    """Positions of the first input that a stage rounds: its activation, as Q-VLM calls it."""
+    by_name = {layer.name: layer for layer in layers}
+    running = [by_name[name] for name in inputs]
+    layer = next((found for found in running if found.input_quantizers), running[0])
+    point = next(iter(layer.input_quantizers), None)
+    spec = UNQUANTIZED if point is None else point.spec
+    fixed = None if point is None or spec.dynamic else point.qparams
+    found = []
+    for x in inputs[layer.name]:
+        scale, zero_point = token_qparams(x, spec) if fixed is None else fixed
+        found.append((x / scale + (zero_point - spec.quant_min)).clamp(-1, 1 << spec.bits))
+    return Positions(found, 1 << spec.bits)
+
+
+def _dependency(before: Positions, after: Positions) -> float:
+    found = Dependency((before.levels, after.levels))
+    for x, y in zip(before.values, after.values, strict=True):
+        found.update(x, y)
+    return found.value
+
+
+def _groups(layers: Sequence[Layer], names: Iterable[str]) -> list[list[Layer]]:
+    """Layers with a weight, those that read one point together, in the order they run in."""
+    by_name = {
+        layer.name: layer for layer in layers if layer.kind not in ("attention", "embedding")
+    }
+    groups: dict[object, list[Layer]] = {}
+    for name in names:
+        if name in by_name:
+            layer = by_name[name]
+            point = next(iter(layer.input_quantizers), None)
+            groups.setdefault(point or name, []).append(layer)
+    return list(groups.values())

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""Run stretches of a model again, on a few calibration samples and with scales on trial."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qkit.calibration.observe import Batch, set_mode
+from qkit.errors import QkitWarning
+from qkit.graph.layers import Layer
+from qkit.graph.stages import Stage
+from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
+from qkit.spec import TOWERS, PointId, QParams
+
+Stream = list[Tensor]
+"""A residual stream, one tensor for each batch of samples."""
+
+Inputs = dict[str, list[Tensor]]
+"""What arrived at layers, by name, one tensor for each batch of samples."""
+
+
+class _Reached(Exception):  # no error: it ends a forward that went far enough
+    """The forward has reached the first stage."""
+
+
+@dataclass(slots=True)
+class Rig:
+    """One tower on the bench, with its samples.
+
+    Attributes:
+        tower: "image" or "text".
+        stages: its stretches, in running order; empty where they cannot be run one by one.
+        outside: its layers before, after and between them.
+        samples: pixels or token numbers, one tensor a batch.
+        encode: the tower's forward.
+        points: its points by their identity.
+    """
+
+    tower: str
+    stages: tuple[Stage, ...]
+    outside: tuple[Layer, ...]
+    samples: list[Tensor]
+    encode: Callable[[Tensor], Tensor]
+    points: Mapping[PointId, TensorQuantizer]
+    _calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+
+    def put(self, point: PointId, q: QParams) -> None:
+        """Give a point a scale on trial."""
+        self.points[point].set_qparams(q)
+
+    def enter(self, *, quantized: bool) -> Stream:
+        """The stream at the first stage, all before it quantized or in float."""
+        stream: Stream = []
+        self._calls.clear()
+
+        def caught(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            stream.append(args[0])
+            self._calls.append((args[1:], kwargs))
+            raise _Reached
+
+        handle = self.stages[0].entry.register_forward_pre_hook(caught, with_kwargs=True)
+        points = [point for layer in self.outside for point in layer.points]
+        try:
+            with switched(points, quantized), torch.no_grad():
+                for batch in self.samples:
+                    self._encode_until_reached(batch)
+        finally:
+            handle.remove()
+        return stream
+
+    def _encode_until_reached(self, batch: Tensor) -> None:
+        try:
+            self.encode(batch)
+        except _Reached:
+            return
+
+    def step(self, stage: Stage, number: int, x: Tensor) -> Tensor:
+        """Run one batch of samples through one stage, points as they are switched."""
+        args, kwargs = self._calls[number]
+        return stage.function(x, *args, **kwargs)
+
+    def run(self, stages: Sequence[Stage], stream: Stream, *, quantized: bool) -> Stream:
+        """The stream after ``stages``, all of them quantized or in float."""
+        points = [point for stage in stages for point in stage.points]
+        with switched(points, quantized), torch.no_grad():
+            for stage in stages:
+                stream = [self.step(stage, i, x) for i, x in enumerate(stream)]
+        return stream
+
+    def layer_inputs(self, stage: Stage, stream: Stream) -> tuple[Stream, Inputs]:
+        """The float stream after ``stage``, and what arrives at its layers on the way."""
+        with recorded(stage.layers) as found:
+            return self.run([stage], stream, quantized=False), found
+
+    def outside_inputs(self) -> Inputs:
+        """What arrives at the layers outside the stages, all in float."""
+        points = [point for layer in self.outside for point in layer.points]
+        with recorded(self.outside) as found, switched(points, False), torch.no_grad():
+            for batch in self.samples:
+                self.encode(batch)
+        return found
+
+
+@contextmanager
+def switched(points: Iterable[TensorQuantizer], quantized: bool) -> Iterator[None]:
+    """Switch points to QUANTIZE or OFF for a while."""
+    before = [(point, point.mode, point.fired) for point in points]
+    for point, _, _ in before:
+        point.mode = Mode.QUANTIZE if quantized else Mode.OFF
+    try:
+        yield
+    finally:
+        for point, mode, fired in before:
+            point.mode, point.fired = mode, fired
+
+
+@contextmanager
+def recorded(layers: Sequence[Layer]) -> Iterator[Inputs]:
+    """Collect, in running order, what arrives at ``layers`` before their own points."""
+    found: Inputs = {}
+
+    def keep(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda _, args: found.setdefault(name, []).append(args[0].detach())
+
+    handles = [layer.module.register_forward_pre_hook(keep(layer.name)) for layer in layers]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A model whose parts can be run again.
+
+    Attributes:
+        model: swapped, its points attached; all of them are off between two calls.
+        layers: its layers.
+        stages: its stages by span, "half" or "block".
+        batches: reads the first so many samples anew, a few at a time.
+    """
+
+    model: nn.Module
+    layers: tuple[Layer, ...]
+    stages: Mapping[str, tuple[Stage, ...]]
+    batches: Callable[[int], Iterable[Batch]]
+
+    def rigs(self, span: str, samples: int) -> list[Rig]:
+        """Both towers, cut into stages of ``span``, with the first ``samples`` of each."""
+        set_mode(self.model, Mode.OFF)
+        batches = list(self.batches(samples))
+        return [self._rig(tower, self.stages[span], batches) for tower in TOWERS]
+
+    def _rig(self, tower: str, stages: tuple[Stage, ...], batches: Sequence[Batch]) -> Rig:
+        model: Any = self.model
+        image = tower == "image"
+        encode = model.encode_image if image else model.encode_text
+        found = [batch.images if image else batch.texts for batch in batches]
+        samples = [sample for sample in found if sample is not None]
+        own = tuple(stage for stage in stages if stage.tower == tower)
+        if own and not follows(own, samples[0][:1], encode):
+            message = (
+                f"the blocks of the {tower} tower do not simply follow each other, so they cannot "
+                "be searched together; its scales are chosen layer by layer."
+            )
+            warnings.warn(message, QkitWarning, stacklevel=2)
+            own = ()
+        inside = {layer.name for stage in own for layer in stage.layers}
+        layers = [layer for layer in self.layers if layer.tower == tower]
+        points = {p.point: p for layer in layers for p in layer.points}
+        outside = tuple(layer for layer in layers if layer.name not in inside)
+        return Rig(tower, own, outside, samples, encode, points)
+
+
+def follows(stages: Sequence[Stage], sample: Tensor, encode: Callable[[Tensor], Tensor]) -> bool:
+    """Whether every stage gets exactly what its predecessor gives, and nothing else that varies."""
+    arrived: list[Tensor] = []
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        arrived.append(args[0])
+        calls.append((args[1:], kwargs))
+
+    handles = [s.entry.register_forward_pre_hook(note, with_kwargs=True) for s in stages]
+    try:
+        with torch.no_grad():
+            encode(sample)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if len(arrived) != len(stages):
+        return False
+    args, kwargs = calls[0]
+    with torch.no_grad():
+        left = [s.function(x, *args, **kwargs) for s, x in zip(stages, arrived, strict=True)]
+    pairs = zip(left[:-1], arrived[1:], strict=True)
+    return all(a.shape == b.shape and torch.allclose(a, b, 1e-3, 1e-3) for a, b in pairs)
