@@ -45,7 +45,7 @@ class Percentile(TensorCalibrator):
             return Range(stats.min_val, stats.max_val)
         share = self.percentile / 100
         low, high = (quantile(stats.histogram, q) for q in (1 - share, share))
-        return Range(torch.maximum(low, stats.min_val), torch.minimum(high, stats.max_val))
+        return Range(*(end.clamp(stats.min_val, stats.max_val) for end in (low, high)))
 
 
 def quantile(histogram: Histogram, share: float) -> Tensor:

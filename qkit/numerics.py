@@ -117,6 +117,19 @@ def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
     return result
 
 
+def learned_fake_quantize(x: Tensor, q: QParams, spec: QuantSpec) -> Tensor:
+    """Round ``x`` to a grid whose scale is being learned; ``q`` must broadcast to ``x``.
+
+    The gradient passes straight through the rounding, to ``x`` where nothing was clipped and to the
+    scale everywhere: by the rounding error inside the grid, by its end outside (LSQ, arXiv
+    1902.08153, Eq 3).
+    """
+    levels = x / q.scale
+    levels = levels + (levels.round() - levels).detach()
+    low, high = spec.quant_min - q.zero_point, spec.quant_max - q.zero_point
+    return levels.clamp(low, high) * q.scale
+
+
 def quantize(x: Tensor, q: QParams, spec: QuantSpec, axis: int | None = None) -> Tensor:
     """Round ``x`` to integers in ``[quant_min, quant_max]``; int16, so that any spec fits."""
     grid = make_grid(q, spec, axis, x.ndim)

@@ -132,6 +132,16 @@ class QParams(NamedTuple):
     zero_point: Tensor
 
 
+class Affine(NamedTuple):
+    """Gain and shift of the channels of an input, both ``(channels,)``, applied before rounding.
+
+    Where the input comes from a LayerNorm, they are a change of that LayerNorm's own affine.
+    """
+
+    gain: Tensor
+    shift: Tensor
+
+
 class Histogram(NamedTuple):
     """Counts over equal bins between ``low`` and ``high``.
 

@@ -13,6 +13,7 @@ from calibrators.entropy.survey import Survey
 from calibrators.entropy.trial import Trial
 from qkit.calibration.bench import Rig, Stream, switched
 from qkit.calibration.importance import Importance
+from qkit.calibration.protocol import StageNote
 from qkit.calibration.session import CalibrationSession
 from qkit.graph.stages import Stage
 from qkit.spec import PointId, QParams
@@ -46,6 +47,7 @@ class BlockSearch:
         percentiles: shares of a tensor's values to try as its range.
         factors: multiples of a layer's own best scale to try.
         wide: search points of more bits than the block's narrowest, too.
+        race: drop a combination that is behind the best after any batch of samples.
         search: finds the best combination.
     """
 
@@ -55,6 +57,7 @@ class BlockSearch:
     percentiles: Sequence[float]
     factors: Sequence[float]
     wide: bool
+    race: bool
     search: Callable[[Sequence[int], Error], Found]
     _float: Stream = field(init=False)
     _quantized: Stream = field(init=False)
@@ -63,13 +66,21 @@ class BlockSearch:
         self._float = self.rig.enter(quantized=False)
         self._quantized = self.rig.enter(quantized=True)
 
+    def skip(self, count: int) -> None:
+        """Leave the first ``count`` stages with their own best scales and begin after them."""
+        stages = self.rig.stages[:count]
+        self._float = self.rig.run(stages, self._float, quantized=False)
+        self._quantized = self.rig.run(stages, self._quantized, quantized=True)
+
     def run(self, block: range) -> Best:
         """Search the next block, stages ``block`` of the tower."""
         stages = self.rig.stages[block.start : block.stop]
         target = self.rig.run(stages, self._float, quantized=False)
         importance = self.survey.importances[block.stop - 1]
         options = self._options(stages)
-        trial = Trial(self.rig, stages, options, self._quantized, target, importance)
+        trial = Trial(
+            self.rig, stages, options, self._quantized, target, importance, race=self.race
+        )
         with switched([p for stage in stages for p in stage.points], True):
             found = self.search(trial.counts, trial.error)
             trial.install(found.choice)
@@ -99,3 +110,22 @@ class BlockSearch:
 
 def _energy(importance: Importance, stream: Stream) -> float:
     return sum(importance.error(number, x) for number, x in enumerate(stream)) or 1.0
+
+
+def notes(rig: Rig, survey: Survey, group: int, best: Best) -> list[StageNote]:
+    """What is told of every stage of the block that ``best`` was found for."""
+    known = dict(enumerate(survey.dependencies))
+    return [
+        StageNote(
+            name=stage.name,
+            tower=rig.tower,
+            block=stage.block,
+            layers=tuple(layer.name for layer in stage.layers),
+            dependency=known.get(i),
+            group=group,
+            start=best.start,
+            error=best.error,
+        )
+        for i, stage in enumerate(rig.stages)
+        if i in best.block
+    ]

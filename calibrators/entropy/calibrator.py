@@ -4,21 +4,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from calibrators.entropy.blocks import Best, BlockSearch
+from calibrators.entropy.blocks import Best, BlockSearch, notes
+from calibrators.entropy.optimize import Training, optimize
 from calibrators.entropy.partition import Blocks, fixed, grow, shuffled, threshold_of
-from calibrators.entropy.search import search
+from calibrators.entropy.released import released_ranges
+from calibrators.entropy.search import Error, Found, search
 from calibrators.entropy.survey import Survey, Surveyor
 from calibrators.mse import Mse
 from qkit.calibration.bench import Rig
 from qkit.calibration.protocol import Annotated, StageNote
 from qkit.calibration.session import CalibrationSession
+from qkit.errors import CalibrationError
 from qkit.progress import Advance
-from qkit.spec import PointId, QParams
+from qkit.spec import Affine, PointId, QParams
 
+MODES = ("paper", "released")
 SPANS = ("half", "block")
 PARTITIONS = ("entropy", "fixed", "random")
 OBJECTIVES = ("importance", "plain")
@@ -32,6 +36,7 @@ class Entropy:
     clipping ranges, of activations and weights, are searched jointly with quantized inputs.
 
     Attributes:
+        mode: "paper"; "released": what the public code does, for comparison only, with no options.
         samples: calibration images, and texts, that candidates are run on.
         span: what counts as a layer: "half" a residual block (attention, MLP) or a whole "block".
         max_layers: most layers in a block.
@@ -41,13 +46,23 @@ class Entropy:
         percentiles: shares of a tensor's values that a range keeps at either end.
         factors: multiples of a layer's own best scale that are tried too.
         wide: search points of more bits than their block's narrowest, too.
+        race: drop a combination that is behind the best after any few samples.
         exhaustive: most combinations of a block that are all tried; beyond, coordinate descent.
         sweeps: most rounds of the descent.
         restarts: further random starts of the descent.
         rows: rows of an input that a layer's own best ranges are chosen on.
         seed: of the draws.
+        optimize_encoder: then learn scales and LayerNorms end to end (the paper's Eq 8 to 10).
+        pairs: images, and texts, to learn from.
+        epochs: passes over them.
+        batch: pairs a step.
+        rate: step size of the learning.
+        entropy_weight: lambda1 of Eq 10, of the dependencies.
+        error_weight: lambda2 of Eq 10, of the errors of embedding and stream.
+        stream_weight: eta of Eq 9, of the last stage's error.
     """
 
+    mode: str = "paper"
     samples: int = 32
     span: str = "half"
     max_layers: int = 3
@@ -57,14 +72,24 @@ class Entropy:
     percentiles: tuple[float, ...] = (1.0, 0.995, 0.99, 0.985, 0.98)
     factors: tuple[float, ...] = (0.9, 1.1)
     wide: bool = False
+    race: bool = True
     exhaustive: int = 125
     sweeps: int = 1
     restarts: int = 0
     rows: int = 512
     seed: int = 0
+    optimize_encoder: bool = False
+    pairs: int = 64
+    epochs: int = 10
+    batch: int = 8
+    rate: float = 1e-3
+    entropy_weight: float = 0.01
+    error_weight: float = 1.0
+    stream_weight: float = 1.0
 
     def __post_init__(self) -> None:
         for name, known in (
+            ("mode", MODES),
             ("span", SPANS),
             ("partition", PARTITIONS),
             ("objective", OBJECTIVES),
@@ -72,7 +97,7 @@ class Entropy:
             if getattr(self, name) not in known:
                 message = f"{name} = {getattr(self, name)!r}. Use one of {', '.join(known)}."
                 raise ValueError(message)
-        for name in ("samples", "max_layers", "sweeps", "rows"):
+        for name in ("samples", "max_layers", "sweeps", "rows", "pairs", "epochs", "batch"):
             if getattr(self, name) < 1:
                 message = f"{name} = {getattr(self, name)!r}. Use 1 or more."
                 raise ValueError(message)
@@ -85,10 +110,13 @@ class Entropy:
         judge (embeddings, per-channel inputs), or all where the session has no model to run, gets
         the least error of the tensor itself.
         """
+        if self.mode == "released":
+            return released_ranges(session, self.span, advance)
         told = 0
         chosen = dict(Mse().calibrate(session, _tell_nobody))
         stages: list[StageNote] = []
         thresholds: dict[str, float] = {}
+        magnitudes: dict[str, list[float]] = {}
         for rig in session.bench.rigs(self.span, self.samples) if session.bench else []:
             for point in rig.points.keys() & chosen.keys():
                 rig.put(point, chosen[point])
@@ -99,11 +127,43 @@ class Entropy:
             thresholds[rig.tower] = threshold_of(found.dependencies, self.threshold)
             for number, best in enumerate(self._search(rig, session, found, thresholds[rig.tower])):
                 chosen |= best.chosen
-                stages += _notes(rig, found, number, best)
+                stages += notes(rig, found, number, best)
                 advance(len(best.chosen))
                 told += len(best.chosen)
+            magnitudes[rig.tower] = [one.magnitude for one in found.importances]
+        affines: dict[PointId, Affine] = {}
+        if self.optimize_encoder:
+            learned, affines = self._optimize(session, magnitudes, advance)
+            chosen |= learned
         advance(len(session.points) - told)
-        return Annotated(chosen, stages, thresholds)
+        decided = thresholds if self.partition == "entropy" else {}
+        return Annotated(chosen, stages, decided, affines)
+
+    def _optimize(
+        self,
+        session: CalibrationSession,
+        magnitudes: Mapping[str, Sequence[float]],
+        advance: Advance,
+    ) -> tuple[dict[PointId, QParams], dict[PointId, Affine]]:
+        """Learn from the chosen scales on, which are installed."""
+        rigs = session.bench.rigs(self.span, self.pairs) if session.bench else []
+        if not all(rig.stages for rig in rigs) or not rigs:
+            message = (
+                "optimize_encoder needs both towers' blocks to follow each other, which this "
+                "model's do not. Leave it out."
+            )
+            raise CalibrationError(message)
+        training = Training(
+            self.epochs,
+            self.batch,
+            self.rate,
+            self.entropy_weight,
+            self.error_weight,
+            self.stream_weight,
+            self.seed,
+        )
+        scale = session.bench.logit_scale if session.bench else 1.0
+        return optimize(rigs, magnitudes, scale, training, lambda loss: advance(0, loss=loss))
 
     def _search(
         self, rig: Rig, session: CalibrationSession, found: Survey, threshold: float
@@ -111,26 +171,22 @@ class Entropy:
         """Search the blocks of one tower, one after the other."""
         if not rig.stages:
             return
-        find = partial(search, limit=self.exhaustive, sweeps=self.sweeps, restarts=self.restarts)
-        walk = BlockSearch(rig, session, found, self.percentiles, self.factors, self.wide, find)
+        walk = BlockSearch(
+            rig, session, found, self.percentiles, self.factors, self.wide, self.race, self.find
+        )
         for block in self._blocks(found, threshold):
             yield walk.run(block)
+
+    @property
+    def find(self) -> Callable[[Sequence[int], Error], Found]:
+        """Finds the best combination of a block."""
+        return partial(search, limit=self.exhaustive, sweeps=self.sweeps, restarts=self.restarts)
 
     def _blocks(self, found: Survey, threshold: float) -> Blocks:
         if self.partition == "fixed":
             return fixed(len(found.importances), self.max_layers)
         blocks = grow(found.dependencies, threshold, self.max_layers)
         return shuffled(blocks, self.seed) if self.partition == "random" else blocks
-
-
-def _notes(rig: Rig, found: Survey, group: int, best: Best) -> list[StageNote]:
-    """One note for every stage of a block."""
-    known = dict(enumerate(found.dependencies))
-    return [
-        StageNote(stage.name, rig.tower, known.get(i), group, best.start, best.error)
-        for i, stage in enumerate(rig.stages)
-        if i in best.block
-    ]
 
 
 def _tell_nobody(done: int, /, **figures: float) -> None:

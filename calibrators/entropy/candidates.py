@@ -41,7 +41,7 @@ def _percentile(stats: TensorStats, share: float) -> Range:
         return Range(stats.min_val, stats.max_val)
     if stats.histogram is not None:
         low, high = (quantile(stats.histogram, q) for q in (1 - share, share))
-        return Range(torch.maximum(low, stats.min_val), torch.minimum(high, stats.max_val))
+        return Range(*(end.clamp(stats.min_val, stats.max_val) for end in (low, high)))
     assert stats.values is not None  # a weight comes with its values
     reach = _row_quantile(stats.values.abs(), share).reshape(stats.min_val.shape)
     return Range(torch.maximum(-reach, stats.min_val), torch.minimum(reach, stats.max_val))

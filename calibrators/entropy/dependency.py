@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LEAST = 1e-30  # keeps the gradient of p ln p finite where a level is never reached
 AT_ONCE = 1 << 21  # entries of the soft assignment that are held at a time
 
 
@@ -60,9 +61,13 @@ class Dependency:
         """H(after | before) in nats, 0 to ln(levels) (Eq 4); 0 before any data."""
         if self.count == 0:
             return 0.0
-        joint = self.joint / self.count
-        return max(0.0, _entropy(joint) - _entropy(joint.sum(dim=1)))
+        return max(0.0, float(conditional_entropy(self.joint / self.count)))
 
 
-def _entropy(table: Tensor) -> float:
-    return float(-torch.xlogy(table, table).sum())
+def conditional_entropy(joint: Tensor) -> Tensor:
+    """H(second | first) in nats of a table of joint probabilities; differentiable."""
+    return _entropy(joint) - _entropy(joint.sum(dim=1))
+
+
+def _entropy(table: Tensor) -> Tensor:
+    return -torch.xlogy(table, table.clamp(min=LEAST)).sum()

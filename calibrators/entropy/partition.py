@@ -57,13 +57,12 @@ def threshold_of(dependencies: Sequence[float], rule: str | float) -> float:
     """
     if not isinstance(rule, str):
         return float(rule)
-    if not dependencies:
-        return 0.0
+    known = dependencies or (0.0,)
     if rule == "mean":
-        return math.fsum(dependencies) / len(dependencies)
+        return math.fsum(known) / len(known)
     try:
         if rule.startswith("q"):
-            return float(np.quantile(np.asarray(dependencies), float(rule[1:])))
+            return float(np.quantile(np.asarray(known), float(rule[1:])))
     except ValueError:
         pass  # said below
     message = f"threshold = {rule!r}. Use 'mean', a number, or a quantile such as 'q0.75'."

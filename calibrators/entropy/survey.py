@@ -16,6 +16,7 @@ from qkit.calibration.bench import Inputs, Rig, Stream
 from qkit.calibration.importance import Importance, measure_importance
 from qkit.calibration.session import CalibrationSession
 from qkit.graph.layers import Layer
+from qkit.graph.stages import first_input
 from qkit.numerics import fake_quantize, make_grid, token_qparams
 from qkit.spec import Granularity, PointId, QParams, QuantSpec, Range
 
@@ -79,7 +80,9 @@ class Surveyor:
         """Choose and install each layer's own best scales; readers of one input go together."""
         chosen: dict[PointId, QParams] = {}
         for group in _groups(layers, inputs):
-            chosen.update(self._group(group, inputs[group[0].name]))
+            # a ResNet's pooling hands its query layer one token, key and value all of them
+            arrived = max((inputs[layer.name] for layer in group), key=_size)
+            chosen.update(self._group(group, arrived))
         for point, q in chosen.items():
             self.rig.put(point, q)
         return chosen
@@ -130,17 +133,17 @@ class Positions:
 
 def positions(layers: Sequence[Layer], inputs: Inputs) -> Positions:
     """Positions of the first input that a stage rounds: its activation, as Q-VLM calls it."""
-    by_name = {layer.name: layer for layer in layers}
-    running = [by_name[name] for name in inputs]
-    layer = next((found for found in running if found.input_quantizers), running[0])
-    point = next(iter(layer.input_quantizers), None)
-    spec = UNQUANTIZED if point is None else point.spec
-    fixed = None if point is None or spec.dynamic else point.qparams
-    found = []
-    for x in inputs[layer.name]:
-        scale, zero_point = token_qparams(x, spec) if fixed is None else fixed
-        found.append((x / scale + (zero_point - spec.quant_min)).clamp(-1, 1 << spec.bits))
-    return Positions(found, 1 << spec.bits)
+    layer, point = first_input(layers, inputs)
+    if point is None:
+        levels = 1 << UNQUANTIZED.bits
+        return Positions([_own_positions(x).clamp(-1, levels) for x in inputs[layer.name]], levels)
+    levels = 1 << point.spec.bits
+    return Positions([point.positions(x).clamp(-1, levels) for x in inputs[layer.name]], levels)
+
+
+def _own_positions(x: Tensor) -> Tensor:
+    scale, zero_point = token_qparams(x, UNQUANTIZED)
+    return x / scale + (zero_point - UNQUANTIZED.quant_min)
 
 
 def _dependency(before: Positions, after: Positions) -> float:
@@ -148,6 +151,10 @@ def _dependency(before: Positions, after: Positions) -> float:
     for x, y in zip(before.values, after.values, strict=True):
         found.update(x, y)
     return found.value
+
+
+def _size(stream: Stream) -> int:
+    return sum(x.numel() for x in stream)
 
 
 def _groups(layers: Sequence[Layer], names: Iterable[str]) -> list[list[Layer]]:

@@ -25,6 +25,8 @@ class Trial:
     a choice is given up once its error exceeds the bound.
 
     Attributes:
+        race: give a choice up, too, once it is behind the best one after any batch. On noisy
+            candidates that saves more than half of the work; it may miss one that catches up.
         points: the variables, stage by stage in running order.
         options: candidates of each.
     """
@@ -37,6 +39,8 @@ class Trial:
         arriving: Stream,
         target: Stream,
         importance: Importance,
+        *,
+        race: bool = True,
     ) -> None:
         self.rig = rig
         self.stages = stages
@@ -44,6 +48,7 @@ class Trial:
         self.points = [point for part in own for point in part]
         self.options = [options[point] for point in self.points]
         self.target = target
+        self.race = race
         self.importance = importance
         self._ends = [sum(len(part) for part in own[:i]) for i in range(len(own))]
         self._kept: list[dict[int, tuple[Choice, Tensor]]] = [{0: ((), x)} for x in arriving]
@@ -58,12 +63,14 @@ class Trial:
     def error(self, choice: Choice, bound: float) -> float:
         """Weighted squared error at the block's end; anything above ``bound`` once exceeded."""
         self.install(choice)
+        if math.isinf(bound):  # a new start has no rival yet
+            self._best = [math.inf] * len(self._best)
         sums: list[float] = []
         with torch.no_grad():
             for number, rival in enumerate(self._best):
                 off = self._leaving(number, choice) - self.target[number]
                 sums.append(self.importance.error(number, off) + (sums[-1] if sums else 0.0))
-                if sums[-1] > min(rival, bound):
+                if sums[-1] > (min(rival, bound) if self.race else bound):
                     return math.inf
         self._best = sums
         return sums[-1]

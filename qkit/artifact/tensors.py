@@ -16,14 +16,15 @@ from qkit.graph.layers import Layer, list_points
 from qkit.nn.layer import QuantLayer
 from qkit.nn.tensor_quantizer import TensorQuantizer
 from qkit.numerics import dequantize, quantize
-from qkit.spec import PointId, QParams
+from qkit.spec import Affine, PointId, QParams
 
 
 def to_tensors(model: nn.Module, layers: Sequence[Layer]) -> dict[str, Tensor]:
     """Everything needed to rebuild a quantized model bit for bit.
 
     A quantized weight ``NAME.weight`` is stored as ``NAME.weight.packed`` (uint8); every static
-    point as ``POINT.scale`` and, where affine, ``POINT.zero_point``; all else as it is.
+    point as ``POINT.scale`` and, where affine, ``POINT.zero_point``; a learned change of the
+    LayerNorm before a point as ``POINT.gain`` and ``POINT.shift``; all else as it is.
     """
     weights = _quantized_weights(layers)
     tensors = {
@@ -40,6 +41,9 @@ def to_tensors(model: nn.Module, layers: Sequence[Layer]) -> dict[str, Tensor]:
             tensors[f"{point.point}.scale"] = point.qparams.scale.cpu()
             if not point.spec.symmetric:
                 tensors[f"{point.point}.zero_point"] = point.qparams.zero_point.cpu()
+        if point.gain is not None and point.shift is not None:
+            tensors[f"{point.point}.gain"] = point.gain.cpu()
+            tensors[f"{point.point}.shift"] = point.shift.cpu()
     return tensors
 
 
@@ -51,7 +55,7 @@ def from_tensors(model: nn.Module, layers: Sequence[Layer], tensors: Mapping[str
     """
     rest = dict(tensors)
     try:
-        install(model, _take_qparams(model, rest))
+        install(model, _take_qparams(model, rest), _take_affines(model, rest))
         state = dict(rest)
         for name, (layer, quantizer) in _quantized_weights(layers).items():
             raw = unpack(
@@ -74,7 +78,8 @@ def install_stored(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         ArtifactError: a scale is missing or of the wrong shape.
     """
     try:
-        install(model, _take_qparams(model, dict(tensors)))
+        rest = dict(tensors)
+        install(model, _take_qparams(model, rest), _take_affines(model, rest))
     except (CalibrationError, KeyError) as error:
         raise ArtifactError(_misfit(str(error))) from error
 
@@ -83,6 +88,12 @@ def _take_qparams(model: nn.Module, rest: dict[str, Tensor]) -> dict[PointId, QP
     """Take the scales of all static points out of ``rest``."""
     static = [point for point in list_points(model) if not point.spec.dynamic]
     return {point.point: _stored_qparams(point, rest) for point in static}
+
+
+def _take_affines(model: nn.Module, rest: dict[str, Tensor]) -> dict[PointId, Affine]:
+    """Take the gains and shifts of all points that have them out of ``rest``."""
+    with_one = [p.point for p in list_points(model) if f"{p.point}.gain" in rest]
+    return {key: Affine(rest.pop(f"{key}.gain"), rest.pop(f"{key}.shift")) for key in with_one}
 
 
 def _stored_qparams(point: TensorQuantizer, rest: dict[str, Tensor]) -> QParams:

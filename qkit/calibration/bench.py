@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from qkit.calibration.observe import Batch, set_mode
-from qkit.errors import QkitWarning
+from qkit.errors import CalibrationError, QkitWarning
 from qkit.graph.layers import Layer
 from qkit.graph.stages import Stage
 from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
@@ -42,6 +42,7 @@ class Rig:
         samples: pixels or token numbers, one tensor a batch.
         encode: the tower's forward.
         points: its points by their identity.
+        modules: all modules of the model.
     """
 
     tower: str
@@ -50,6 +51,7 @@ class Rig:
     samples: list[Tensor]
     encode: Callable[[Tensor], Tensor]
     points: Mapping[PointId, TensorQuantizer]
+    modules: Callable[[], Iterable[nn.Module]]
     _calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
 
     def put(self, point: PointId, q: QParams) -> None:
@@ -147,12 +149,14 @@ class Bench:
         layers: its layers.
         stages: its stages by span, "half" or "block".
         batches: reads the first so many samples anew, a few at a time.
+        logit_scale: factor from the cosine of image and text to their logit.
     """
 
     model: nn.Module
     layers: tuple[Layer, ...]
     stages: Mapping[str, tuple[Stage, ...]]
     batches: Callable[[int], Iterable[Batch]]
+    logit_scale: float = 1.0
 
     def rigs(self, span: str, samples: int) -> list[Rig]:
         """Both towers, cut into stages of ``span``, with the first ``samples`` of each."""
@@ -167,6 +171,12 @@ class Bench:
         found = [batch.images if image else batch.texts for batch in batches]
         samples = [sample for sample in found if sample is not None]
         own = tuple(stage for stage in stages if stage.tower == tower)
+        if own and not samples:
+            message = (
+                f"none of the first calibration samples has an input for the {tower} tower. "
+                "Draw more with --samples, or replace the unreadable files."
+            )
+            raise CalibrationError(message)
         if own and not follows(own, samples[0][:1], encode):
             message = (
                 f"the blocks of the {tower} tower do not simply follow each other, so they cannot "
@@ -178,7 +188,7 @@ class Bench:
         layers = [layer for layer in self.layers if layer.tower == tower]
         points = {p.point: p for layer in layers for p in layer.points}
         outside = tuple(layer for layer in layers if layer.name not in inside)
-        return Rig(tower, own, outside, samples, encode, points)
+        return Rig(tower, own, outside, samples, encode, points, model.modules)
 
 
 def follows(stages: Sequence[Stage], sample: Tensor, encode: Callable[[Tensor], Tensor]) -> bool:
@@ -203,4 +213,7 @@ def follows(stages: Sequence[Stage], sample: Tensor, encode: Callable[[Tensor], 
     with torch.no_grad():
         left = [s.function(x, *args, **kwargs) for s, x in zip(stages, arrived, strict=True)]
     pairs = zip(left[:-1], arrived[1:], strict=True)
-    return all(a.shape == b.shape and torch.allclose(a, b, 1e-3, 1e-3) for a, b in pairs)
+    return all(
+        isinstance(a, Tensor) and a.shape == b.shape and torch.allclose(a, b, 1e-3, 1e-3)
+        for a, b in pairs
+    )

@@ -25,10 +25,12 @@ class Importance:
     Attributes:
         tokens: ``(..., 1)`` one tensor for each batch of samples.
         channels: ``(channels,)``.
+        magnitude: root of the mean squared gradient that both factors are relative to.
     """
 
     tokens: Stream
     channels: Tensor
+    magnitude: float = 1.0
 
     def error(self, number: int, difference: Tensor) -> float:
         """Weighted sum of squares of one batch's ``difference``."""
@@ -84,9 +86,11 @@ def _squares(
 
 
 def _normalised(tokens: Stream, channels: Tensor) -> Importance:
-    mean = torch.cat([t.flatten() for t in tokens]).mean()
+    mean = torch.cat([t.detach().flatten() for t in tokens]).mean()
     return Importance(
-        [t.detach() / mean + FLOOR for t in tokens], channels.detach() / channels.mean() + FLOOR
+        [t.detach() / mean + FLOOR for t in tokens],
+        channels.detach() / channels.mean() + FLOOR,
+        float(mean.sqrt()),
     )
 
 

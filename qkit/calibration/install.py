@@ -14,16 +14,26 @@ from qkit.graph.layers import list_points
 from qkit.nn.attention import ExplicitAttention
 from qkit.nn.layer import QuantLayer
 from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
-from qkit.spec import Granularity, PointId, QParams
+from qkit.spec import Affine, Granularity, PointId, QParams
 
 
-def install(model: nn.Module, chosen: Mapping[PointId, QParams]) -> None:
+def install(
+    model: nn.Module,
+    chosen: Mapping[PointId, QParams],
+    affines: Mapping[PointId, Affine] | None = None,
+) -> None:
     """Install scales, drop the observers and switch every point to QUANTIZE.
+
+    Args:
+        model: swapped, its points attached.
+        chosen: a scale for every static point.
+        affines: gain and shift of inputs where they were learned.
 
     Raises:
         CalibrationError: a point is missing or too many, or a scale has the wrong shape or is not
-            finite and positive.
+            finite and positive, or an affine does not fit.
     """
+    affines = affines or {}
     points = {point.point: point for point in list_points(model)}
     static = {key for key, point in points.items() if not point.spec.dynamic}
     _check_complete(static, set(chosen))
@@ -31,10 +41,14 @@ def install(model: nn.Module, chosen: Mapping[PointId, QParams]) -> None:
     for key, q in chosen.items():
         _check_shape(points[key], q, channels.get(key))
         _check_scale(key, q)
+    for key, affine in affines.items():
+        _check_affine(key, affine, channels.get(key))
     device = next(model.parameters()).device
     for key, q in chosen.items():
         points[key].set_qparams(QParams(q.scale.to(device), q.zero_point.to(device)))
-    for point in points.values():
+    for key, point in points.items():
+        learned = affines.get(key)
+        point.set_affine(None if learned is None else Affine(*(t.to(device) for t in learned)))
         point.observer = None
         point.set_mode(Mode.QUANTIZE)
 
@@ -77,6 +91,16 @@ def _check_shape(point: TensorQuantizer, q: QParams, channels: int | None) -> No
             message = (
                 f"the calibrator returned a {what} of shape {tuple(tensor.shape)} for "
                 f"{point.point}, which needs {needed}. Return the shape of its statistics."
+            )
+            raise CalibrationError(message)
+
+
+def _check_affine(point: PointId, affine: Affine, channels: int | None) -> None:
+    for what, tensor in zip(affine._fields, affine, strict=True):
+        if tuple(tensor.shape) != (channels,) or not bool(torch.isfinite(tensor).all()):
+            message = (
+                f"the calibrator returned a {what} of shape {tuple(tensor.shape)} for {point}, "
+                f"which needs {channels} finite values. Return one for every channel of its input."
             )
             raise CalibrationError(message)
 

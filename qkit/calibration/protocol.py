@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from qkit.calibration.session import CalibrationSession
 from qkit.numerics import qparams_from_range
 from qkit.progress import Advance
-from qkit.spec import PointId, QParams, QuantSpec, Range, TensorStats
+from qkit.spec import Affine, PointId, QParams, QuantSpec, Range, TensorStats
 
 
 @runtime_checkable
@@ -35,6 +35,8 @@ class StageNote:
     Attributes:
         name: of the stage: half a residual block, or a whole one.
         tower: "image" or "text".
+        block: index of its transformer block within the tower.
+        layers: names of the layers inside.
         dependency: of the next stage on this one, nats; None for a tower's last.
         group: number of the group of stages that were searched together, from 0 in each tower.
         start: error at the end of the group with every layer's own best ranges, relative to the
@@ -44,6 +46,8 @@ class StageNote:
 
     name: str
     tower: str
+    block: int
+    layers: tuple[str, ...]
     dependency: float | None
     group: int
     start: float
@@ -56,6 +60,7 @@ class Annotated(dict[PointId, QParams]):
     Attributes:
         stages: one note a stage, in running order.
         threshold: what the average dependency within a group had to exceed, by tower.
+        affines: changes of LayerNorms that were learned, by the input point they feed.
     """
 
     def __init__(
@@ -63,10 +68,17 @@ class Annotated(dict[PointId, QParams]):
         chosen: Mapping[PointId, QParams],
         stages: Sequence[StageNote],
         threshold: Mapping[str, float],
+        affines: Mapping[PointId, Affine] | None = None,
     ) -> None:
         super().__init__(chosen)
         self.stages = tuple(stages)
         self.threshold = dict(threshold)
+        self.affines = dict(affines or {})
+
+
+def affines_of(chosen: Mapping[PointId, QParams]) -> Mapping[PointId, Affine]:
+    """The learned affines that come with scales, if any do."""
+    return chosen.affines if isinstance(chosen, Annotated) else {}
 
 
 class TensorCalibrator(ABC):

@@ -40,6 +40,9 @@ def report(
     top: Annotated[int, typer.Option(help="Layers shown.", min=1)] = TOP,
     show_all: Annotated[bool, typer.Option("--all", help="Show every layer.")] = False,
     tree: Annotated[bool, typer.Option("--tree", help="Layers as a tree of blocks.")] = False,
+    blocks: Annotated[
+        bool, typer.Option("--blocks", help="Layers that were searched together, and the gain.")
+    ] = False,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Quantize, and spare, one layer at a time.")
     ] = False,
@@ -86,6 +89,10 @@ def report(
         from qkit.report.terminal.tree import layer_tree
 
         stdout().print(layer_tree(whole, found))
+    elif blocks:
+        from qkit.report.terminal.partition import print_partition
+
+        print_partition(whole, stdout(), found)
     elif html is None:
         _print(whole, found, None if show_all else top, None if wanted.any else sort)
 

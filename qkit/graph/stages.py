@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -40,3 +40,13 @@ class Stage:
     def points(self) -> tuple[TensorQuantizer, ...]:
         """All points inside, each once."""
         return tuple(dict.fromkeys(point for layer in self.layers for point in layer.points))
+
+
+def first_input(
+    layers: Sequence[Layer], running: Iterable[str]
+) -> tuple[Layer, TensorQuantizer | None]:
+    """The first layer, in the order of the names ``running``, that rounds its input; its point."""
+    by_name = {layer.name: layer for layer in layers}
+    order = [by_name[name] for name in running]
+    layer = next((found for found in order if found.input_quantizers), order[0])
+    return layer, next(iter(layer.input_quantizers), None)

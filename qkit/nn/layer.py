@@ -87,7 +87,8 @@ class QuantLayer(nn.Module):
     def quantized_weight(self) -> Tensor:
         """The weight as the integers represent it, same shape; computed once for a frozen weight.
 
-        A weight that is being trained is rounded at every call, with a straight-through gradient.
+        A weight, or its scale, that is being trained is rounded at every call, with a
+        straight-through gradient.
         """
         quantizer = self.weight_quantizer
         if quantizer is None or quantizer.mode is Mode.OFF:
@@ -95,7 +96,8 @@ class QuantLayer(nn.Module):
         quantizer.fired += 1
         if quantizer.mode is Mode.OBSERVE:
             return self.weight
-        if self.weight.requires_grad and torch.is_grad_enabled():
+        learns = self.weight.requires_grad and torch.is_grad_enabled()
+        if learns or quantizer.learned_scale is not None:
             return quantizer.round(self.weight)
         if self._rounded is None or not self._rounded.is_of(self.weight, quantizer):
             self._rounded = _Rounded.make(self.weight, quantizer)

@@ -12,9 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from qkit.errors import CalibrationError
-from qkit.numerics import Grid, fake_quantize, make_grid, token_qparams
+from qkit.numerics import (
+    Grid,
+    fake_quantize,
+    learned_fake_quantize,
+    make_grid,
+    token_qparams,
+)
 from qkit.observers import Observer, make_observer, read_stats
-from qkit.spec import PointId, QParams, QuantSpec, TensorStats
+from qkit.spec import Affine, PointId, QParams, QuantSpec, TensorStats
 
 
 class Mode(Enum):
@@ -37,10 +43,13 @@ class TensorQuantizer(nn.Module):
         axis: channel axis of the tensor.
         fired: calls so far in a mode other than OFF; 0 after calibration means a silent no-op.
         version: grows whenever the grid changes, so that a rounded weight is known to be stale.
+        learned_scale: a scale that is being learned and stands in for the installed one.
     """
 
     scale: Tensor | None
     zero_point: Tensor | None
+    gain: Tensor | None
+    shift: Tensor | None
 
     def __init__(self, point: PointId, spec: QuantSpec, axis: int) -> None:
         super().__init__()
@@ -54,6 +63,9 @@ class TensorQuantizer(nn.Module):
         self._grids: dict[int, Grid] = {}
         self.register_buffer("scale", None)
         self.register_buffer("zero_point", None)
+        self.register_buffer("gain", None)
+        self.register_buffer("shift", None)
+        self.learned_scale: Tensor | None = None
 
     def set_mode(self, mode: Mode) -> None:
         """Switch between OFF, OBSERVE and QUANTIZE; what was observed so far is kept."""
@@ -65,6 +77,13 @@ class TensorQuantizer(nn.Module):
         self.observer = None
         self._grids.clear()
         self.version += 1
+
+    def set_affine(self, affine: Affine | None) -> None:
+        """Set what is applied to the input's channels (its last axis) before rounding, or nothing.
+
+        It comes and goes with the rounding: in mode OFF the input passes as it is.
+        """
+        self.gain, self.shift = affine or (None, None)
 
     @property
     def qparams(self) -> QParams:
@@ -101,7 +120,28 @@ class TensorQuantizer(nn.Module):
 
     def round(self, x: Tensor) -> Tensor:
         """``x`` rounded to the grid, whatever the mode; does not count as a call."""
-        return fake_quantize(x, self._grid(x))
+        x = self._adjusted(x)
+        if self.learned_scale is None:
+            return fake_quantize(x, self._grid(x))
+        return learned_fake_quantize(x, self._qparams_of(x), self.spec)
+
+    def positions(self, x: Tensor) -> Tensor:
+        """Where ``x`` lies on the grid, unrounded, in steps from the lowest level."""
+        x = self._adjusted(x)
+        scale, zero_point = self._qparams_of(x)
+        return x / scale + (zero_point - self.spec.quant_min)
+
+    def _adjusted(self, x: Tensor) -> Tensor:
+        return x if self.gain is None or self.shift is None else x * self.gain + self.shift
+
+    def _qparams_of(self, x: Tensor) -> QParams:
+        """Scale and zero point, broadcastable to ``x``; the scale as it is being learned, if so."""
+        if self.spec.dynamic:
+            return token_qparams(x, self.spec)
+        scale = self.qparams.scale if self.learned_scale is None else self.learned_scale
+        shape = [-1 if d == self.axis % x.ndim else 1 for d in range(x.ndim)]
+        both = (scale, self.qparams.zero_point)
+        return QParams(*(t.reshape(shape) if t.ndim else t for t in both))
 
     def _observe(self, x: Tensor) -> None:
         low, high = torch.aminmax(x.detach())

@@ -17,10 +17,11 @@ from torch import nn
 from qkit.calibration.bench import Bench
 from qkit.calibration.install import install
 from qkit.calibration.observe import observe
+from qkit.calibration.protocol import affines_of
 from qkit.calibration.registry import create_calibrator
 from qkit.calibration.session import CalibrationSession, open_session
 from qkit.clip.loading import load_model
-from qkit.clip.model import wrap
+from qkit.clip.model import logit_scale, wrap
 from qkit.clip.stages import list_stages
 from qkit.graph.coverage import Coverage
 from qkit.pipeline.defaults import Model, fill_in
@@ -33,6 +34,7 @@ from qkit.progress import Progress, Silent
 from qkit.recipe import Recipe, load_recipe, override
 from qkit.recipe.overrides import Overrides
 from qkit.report.model import ModelReport
+from qkit.report.partition import PartitionReport, describe_partition, mark_layers
 
 BENCH_BATCH = 4  # samples that a trial runs at once: a bad candidate is dropped after so many
 
@@ -144,12 +146,14 @@ def calibrate(
     require_coverage(coverage, min_coverage)
     session = collect(student, calib, resolved.batch_size, watch)
     with watch.phase(f"choose scales ({resolved.calibrator.method})", len(session.points)) as step:
-        install(student.model, calibrator.calibrate(session, step))
+        chosen = calibrator.calibrate(session, step)
+        install(student.model, chosen, affines_of(chosen))
     evaluator = Evaluator(student.clip, template_count=templates, skip_bad=skip_bad, progress=watch)
     findings = measure_student(student, calib, session.seen, watch)
     report = _report(student, resolved, calib, coverage, findings)
     metrics = tuple(evaluator.run_on(target) for target in targets)
     report = replace(report, metrics=metrics, timing=_rounded(watch.seconds))
+    report = _searched(report, describe_partition(chosen))
     return CalibrationResult(student.model, report, resolved, student, calib)
 
 
@@ -169,7 +173,7 @@ def bench(student: Student, data: CalibrationData) -> Bench:
         "block": list_stages(student.blocks, student.layers, halves=False),
     }
     read = partial(data.batches, student.clip, BENCH_BATCH)
-    return Bench(student.model, student.layers, cut, read)
+    return Bench(student.model, student.layers, cut, read, logit_scale(student.model))
 
 
 def _report(
@@ -192,6 +196,11 @@ def _report(
         layers=findings.layers,
         blocks=findings.blocks,
     )
+
+
+def _searched(report: ModelReport, partition: PartitionReport) -> ModelReport:
+    """The report with what the calibrator noted of the layers it searched together."""
+    return replace(report, layers=mark_layers(report.layers, partition), partition=partition)
 
 
 def label(recipe: Recipe) -> str:

@@ -101,6 +101,10 @@ class LayerReport:
         errors: distribution of the output's local error, in units of the float output's root mean
             square; None where nothing is lost.
         trials: dB of local SQNR that one change to this layer gains (negative: loses), by change.
+        dependency: of the next stage of its tower on the one that it is part of, a conditional
+            entropy, nats; None in a tower's last stage, and where ``search_group`` is None.
+        search_group: number of the group of layers that were searched together, from 0 in each
+            tower; None outside the blocks, or where the calibrator searches no groups.
         cause: what makes or brings the error, in words.
         evidence: the figures that say so.
         remedy: what would mend it, and by how much.
@@ -127,6 +131,8 @@ class LayerReport:
     token_spread: float | None = None
     errors: HistogramReport | None = None
     trials: Mapping[str, float] = field(default_factory=dict)
+    dependency: float | None = None
+    search_group: int | None = None
     cause: str = ""
     evidence: str = ""
     remedy: str = ""

@@ -15,9 +15,10 @@ from qkit.report.codec import structure, unstructure
 from qkit.report.evaluation import Metric
 from qkit.report.figures import FIGURES, read_figure
 from qkit.report.layer import BlockReport, LayerReport
+from qkit.report.partition import PartitionReport
 from qkit.report.space import Space
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class ModelReport:
         layers: one entry per layer, tower by tower in the order in which they run.
         blocks: one entry per transformer block, tower by tower.
         analyses: what was measured on demand.
+        partition: the groups of layers that the calibrator searched together, if it does that.
         version: of this layout; grows when a field changes its meaning or is added.
     """
 
@@ -51,6 +53,7 @@ class ModelReport:
     layers: tuple[LayerReport, ...] = ()
     blocks: tuple[BlockReport, ...] = ()
     analyses: Analyses = field(default_factory=Analyses)
+    partition: PartitionReport = field(default_factory=PartitionReport)
     version: int = VERSION
 
     @property

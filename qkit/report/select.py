@@ -12,6 +12,7 @@ from typing import Any
 from qkit.errors import DataError, choices, nearest
 from qkit.report.layer import LayerReport
 from qkit.report.model import ModelReport
+from qkit.report.partition import StageReport
 from qkit.spec import KINDS, TOWERS
 
 SORTS: dict[str, Callable[[LayerReport], Any]] = {
@@ -61,6 +62,29 @@ def select(report: ModelReport, wanted: Selection) -> list[LayerReport]:
         message = f"no layer matches {_describe(wanted)}. See the names with --all."
         raise DataError(message)
     return _sorted(report, found, wanted.sort)[: wanted.top]
+
+
+def select_stages(report: ModelReport, layers: Sequence[LayerReport]) -> list[StageReport]:
+    """The stages of all towers that ``layers`` lie in.
+
+    Raises:
+        DataError: the calibrator searched no groups of layers there.
+    """
+    towers = {layer.tower for layer in layers}
+    found = [stage for stage in report.partition.stages if stage.tower in towers]
+    if not report.partition.stages and not report.partition.threshold:
+        message = (
+            f"this run was calibrated with {report.label}, which searched no blocks of layers. "
+            "Calibrate with --method entropy, in its default mode."
+        )
+        raise DataError(message)
+    if not found:
+        message = (
+            f"no blocks were searched in the tower {choices(sorted(towers))}: its scales were "
+            "chosen layer by layer. See its layers without --blocks."
+        )
+        raise DataError(message)
+    return found
 
 
 def worst_first(layers: Sequence[LayerReport]) -> list[LayerReport]:

@@ -14,6 +14,8 @@ FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 FILES = sorted(FOLDER.glob("*.toml"), key=lambda path: path.stem)
 NAME = re.compile(r"w(\d)a(\d)-([a-z0-9]+?)(-token)?")
 NAMES = [
+    "w4a4-entropy-token",
+    "w4a4-entropy-token-learned",
     "w4a4-mse",
     "w4a4-mse-token",
     "w4a8-mse",

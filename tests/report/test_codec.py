@@ -12,6 +12,7 @@ from qkit.errors import ArtifactError
 from qkit.report.analyses import Analyses, LayerSensitivity, Parts, Sensitivity
 from qkit.report.evaluation import ClassReport, Mistake
 from qkit.report.model import VERSION, ModelReport
+from qkit.report.partition import PartitionReport, StageReport
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def full(model_report, layer, sdpa, floating, block, space, metric, tensor):
     layers = (
         floating(),
         layer(local_sqnr_db=math.inf, weight_sqnr_db=math.inf, errors=None, cause="loses little"),
-        sdpa(local_sqnr_db=-3.25),
+        sdpa(local_sqnr_db=-3.25, dependency=1.75, search_group=3),
         layer(name="b", tensors=(token,), clipped=None, inherited_sqnr_db=math.inf),
     )
     each = (LayerSensitivity("b", space(logit_kl=0.0), space(scale_drift=1.5)),)
@@ -30,12 +31,16 @@ def full(model_report, layer, sdpa, floating, block, space, metric, tensor):
         Parts("images:x", "d1", 32, {"all": space(), "weights": space(churn=0.0)}),
         {"images:y": space(ece_float=0.03, ece_quantized=0.09)},
     )
+    stage = StageReport("a.attn", "image", 2, ("a.attn.sdpa", "b"), 1.75, 3, 0.25, 0.125)
+    last = replace(stage, name="a.mlp", layers=(), dependency=None, error=0.0)
+    partition = PartitionReport((stage, last), {"image": 1.5, "text": None})
     worst = ClassReport("bee", 5, 0.8, 0.2, (Mistake("dog", 2, 104),))
     return model_report(
         metrics=(metric(space=space(), worst_classes=(worst,)), metric(float=None, agreement=None)),
         layers=layers,
         blocks=(block(0, math.inf), block(1)),
         analyses=analyses,
+        partition=partition,
     )
 
 
@@ -77,6 +82,8 @@ DAMAGES = {
     "metrics[0].worst_classes[0].mistakes[0].count": lambda data: data["metrics"][0][
         "worst_classes"
     ][0]["mistakes"][0].pop("count"),
+    "partition.stages[1].group": lambda data: data["partition"]["stages"][1].update(group="b"),
+    "partition.threshold": lambda data: data["partition"]["threshold"].update(image="x"),
     "analyses.parts.spaces['all'].churn": lambda data: data["analyses"]["parts"]["spaces"][
         "all"
     ].pop("churn"),

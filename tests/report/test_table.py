@@ -37,6 +37,12 @@ def test_exact_is_inf_and_what_a_layer_has_not_is_blank(rows):
         assert rows[0][name] == ""
 
 
+def test_what_was_searched_together_has_its_columns(layer):
+    text = layers_csv([layer(dependency=1.625, search_group=0), layer()])
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [(row["dependency"], row["search_group"]) for row in rows] == [("1.625", "0"), ("", "")]
+
+
 def test_words_with_commas_quotes_and_line_breaks_survive(rows):
     assert rows[1]["cause"] == 'one, "two"\nthree'
     assert rows[1]["remedy"] == "input at 8 bits: +3.0 dB"

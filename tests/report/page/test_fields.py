@@ -10,6 +10,7 @@ from qkit.graph.coverage import LeftFloat
 from qkit.report.fields import describe_fields, list_dataclasses, summarize
 from qkit.report.layer import Channel, LayerReport, TensorReport
 from qkit.report.model import ModelReport
+from qkit.report.partition import PartitionReport, StageReport
 from qkit.report.space import Space
 
 
@@ -48,8 +49,9 @@ def test_a_class_that_says_nothing_describes_nothing():
 def test_every_dataclass_of_the_report_is_found_once():
     found = list_dataclasses(ModelReport)
     assert found[0] is ModelReport
-    assert {LeftFloat, LayerReport, TensorReport, Channel, Space} < set(found)
-    assert len(found) == len(set(found)) == 16
+    parts = {LeftFloat, LayerReport, TensorReport, Channel, Space, PartitionReport, StageReport}
+    assert parts < set(found)
+    assert len(found) == len(set(found)) == 18
 
 
 @pytest.mark.parametrize("cls", list_dataclasses(ModelReport), ids=lambda cls: cls.__name__)

@@ -2,6 +2,8 @@
 # SPDX-FileCopyrightText: The qkit authors
 """The table of layers: its order, its filters and what its rows open to."""
 
+from dataclasses import replace
+
 import pytest
 
 from qkit.report.page.report import report_page
@@ -117,3 +119,10 @@ def test_what_is_open_moves_with_its_row(seen):
     sheet = seen.page.locator(".opened:not([hidden])")
     assert sheet.evaluate(script) == "text_projection"
     assert names(seen)[-2] == "text_projection"
+
+
+def test_a_row_says_what_its_layer_was_searched_with(report):
+    marked = replace(report.layers[1], dependency=1.75, search_group=3)
+    page = report_page(replace(report, layers=(marked, *report.layers[2:])), {})
+    assert "in group 3 of its tower; the next stage depends on its own by 1.75 nats" in page
+    assert page.count("<dt>searched together</dt>") == 1
