@@ -82,7 +82,7 @@ class Entropy:
     pairs: int = 64
     epochs: int = 10
     batch: int = 8
-    rate: float = 1e-3
+    rate: float = 2e-3
     entropy_weight: float = 0.01
     error_weight: float = 1.0
     stream_weight: float = 1.0
@@ -102,6 +102,9 @@ class Entropy:
                 message = f"{name} = {getattr(self, name)!r}. Use 1 or more."
                 raise ValueError(message)
         threshold_of((), self.threshold)
+        if self.optimize_encoder and self.mode == "released":
+            message = "optimize_encoder is the paper's. Leave it out with mode = 'released'."
+            raise ValueError(message)
 
     def calibrate(self, session: CalibrationSession, advance: Advance) -> Mapping[PointId, QParams]:
         """Choose every scale, tower by tower and block by block.
@@ -117,7 +120,14 @@ class Entropy:
         stages: list[StageNote] = []
         thresholds: dict[str, float] = {}
         magnitudes: dict[str, list[float]] = {}
-        for rig in session.bench.rigs(self.span, self.samples) if session.bench else []:
+        rigs = session.bench.rigs(self.span, self.samples) if session.bench else []
+        if self.optimize_encoder and not (rigs and all(rig.stages for rig in rigs)):
+            message = (
+                "optimize_encoder needs both towers' blocks to follow each other, which this "
+                "model's do not. Leave it out."
+            )
+            raise CalibrationError(message)
+        for rig in rigs:
             for point in rig.points.keys() & chosen.keys():
                 rig.put(point, chosen[point])
             found = Surveyor(rig, session, self.rows, self.seed).run(
@@ -147,12 +157,6 @@ class Entropy:
     ) -> tuple[dict[PointId, QParams], dict[PointId, Affine]]:
         """Learn from the chosen scales on, which are installed."""
         rigs = session.bench.rigs(self.span, self.pairs) if session.bench else []
-        if not all(rig.stages for rig in rigs) or not rigs:
-            message = (
-                "optimize_encoder needs both towers' blocks to follow each other, which this "
-                "model's do not. Leave it out."
-            )
-            raise CalibrationError(message)
         training = Training(
             self.epochs,
             self.batch,

@@ -9,21 +9,18 @@ model's. Both towers are learned: they meet in that term.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calibrators.entropy.dependency import conditional_entropy, soft_assignment
+from calibrators.entropy.losses import Seen, agreement_loss, entropy_loss, error_loss
 from qkit.calibration.bench import Rig, switched
-from qkit.calibration.learn import frozen, open_learner
-from qkit.graph.stages import Stage, first_input
+from qkit.calibration.learn import frozen, open_learner, watched
 from qkit.spec import Affine, PointId, QParams
-
-VALUES = 1024  # of a stage's activation that its entropy is estimated on at a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +46,6 @@ class Training:
     seed: int
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What one tower gives for one batch.
-
-    Attributes:
-        embedding: normalised, ``(N, dim)``.
-        stream: after the last stage.
-        activations: positions on the grid of the first input of every stage, a sample of values.
-    """
-
-    embedding: Tensor
-    stream: Tensor
-    activations: list[tuple[Tensor, int]]
-
-
 class Tower:
     """One tower that is being learned.
 
@@ -84,73 +66,9 @@ class Tower:
         """Run one batch, quantized with gradients or in float without."""
         points = list(self.rig.points.values())
         grad = torch.enable_grad() if quantized else torch.no_grad()
-        with switched(points, quantized), grad, _watched(self.rig.stages) as (streams, found):
+        with switched(points, quantized), grad, watched(self.rig.stages) as (streams, found):
             embedding = F.normalize(self.rig.encode(batch), dim=-1)
         return Seen(embedding, streams[-1], found)
-
-
-@contextmanager
-def _watched(
-    stages: Sequence[Stage],
-) -> Iterator[tuple[list[Tensor], list[tuple[Tensor, int]]]]:
-    """Collect the stream after the last stage and the first activation of every stage.
-
-    One sample's activation is enough for an estimate of its entropy at every step.
-    """
-    streams: list[Tensor] = []
-    found: list[tuple[Tensor, int]] = []
-
-    def left(_: object, args: tuple[Tensor, ...], output: Tensor) -> None:
-        streams.append(output)
-
-    def arrived(point: Callable[[Tensor], Tensor], args: tuple[Tensor, ...]) -> None:
-        positions = point.positions(args[0][:1]).flatten()  # type: ignore[attr-defined]
-        every = max(1, len(positions) // VALUES)
-        found.append((positions[::every], 1 << point.spec.bits))  # type: ignore[attr-defined]
-
-    firsts = [first_input(s.layers, [layer.name for layer in s.layers])[1] for s in stages]
-    handles = [stages[-1].module.register_forward_hook(left)]
-    handles += [p.register_forward_pre_hook(arrived) for p in firsts if p is not None]
-    try:
-        yield streams, found
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def entropy_loss(activations: Sequence[tuple[Tensor, int]], importances: Sequence[float]) -> Tensor:
-    """L_ent (Eq 8): conditional entropies between neighbours, weighted by importance.
-
-    The paper prints no minus; without it, minimising would raise the entropy, against its aim.
-    """
-    total = activations[0][0].new_zeros(())
-    pairs = zip(activations, activations[1:], importances, strict=False)
-    for (before, first), (after, second), importance in pairs:
-        joint = soft_assignment(before, first).T @ soft_assignment(after, second) / len(after)
-        total = total + importance * conditional_entropy(joint)
-    return total
-
-
-def error_loss(seen: Seen, target: Seen, stream: float) -> Tensor:
-    """L_err (Eq 9): relative squared errors of the embedding and of the last stream."""
-
-    def relative(x: Tensor, y: Tensor) -> Tensor:
-        return (x - y).square().sum() / y.square().sum()
-
-    return relative(seen.embedding, target.embedding) + stream * relative(
-        seen.stream, target.stream
-    )
-
-
-def agreement_loss(seen: Sequence[Tensor], target: Sequence[Tensor], scale: float) -> Tensor:
-    """L_reg: divergence of the image-text probabilities, both directions, from the float ones."""
-    own, other = (scale * pair[0] @ pair[1].T for pair in (seen, target))
-    both = ((own, other), (own.T, other.T))
-    losses = [
-        F.kl_div(x.log_softmax(-1), y.log_softmax(-1), reduction="batchmean", log_target=True)
-        for x, y in both
-    ]
-    return losses[0] + losses[1]
 
 
 @dataclass(slots=True)
@@ -174,17 +92,25 @@ class Optimizer:
         adam = torch.optim.Adam(moved, lr=self.training.rate)
         generator = torch.Generator().manual_seed(self.training.seed)
         pairs = min(len(tower.samples) for tower in self.towers)
+        steps = self.training.epochs * math.ceil(pairs / self.training.batch)
+        decay = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.0, total_iters=steps)
         with frozen([tower.rig for tower in self.towers]):
             for _ in range(self.training.epochs):
                 parts = torch.randperm(pairs, generator=generator).split(self.training.batch)
-                losses = [self._step(part, adam) for part in parts]
+                losses = [self._step(part, adam, decay) for part in parts]
                 tell(sum(losses) / len(losses))
 
-    def _step(self, part: Tensor, adam: torch.optim.Optimizer) -> float:
+    def _step(
+        self,
+        part: Tensor,
+        adam: torch.optim.Optimizer,
+        decay: torch.optim.lr_scheduler.LRScheduler,
+    ) -> float:
         adam.zero_grad()
         loss = self.loss(part)
         loss.backward()
         adam.step()
+        decay.step()
         return float(loss.detach())
 
     def loss(self, part: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from qkit.calibration.observe import Batch, set_mode
 from qkit.errors import CalibrationError, QkitWarning
-from qkit.graph.layers import Layer
+from qkit.graph.layers import Layer, list_points
 from qkit.graph.stages import Stage
 from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
 from qkit.spec import TOWERS, PointId, QParams
@@ -159,8 +159,13 @@ class Bench:
     logit_scale: float = 1.0
 
     def rigs(self, span: str, samples: int) -> list[Rig]:
-        """Both towers, cut into stages of ``span``, with the first ``samples`` of each."""
+        """Both towers, cut into stages of ``span``, with the first ``samples`` of each.
+
+        What an earlier calibration learned of their LayerNorms is dropped: trials know none of it.
+        """
         set_mode(self.model, Mode.OFF)
+        for point in list_points(self.model):
+            point.set_affine(None)
         batches = list(self.batches(samples))
         return [self._rig(tower, self.stages[span], batches) for tower in TOWERS]
 

@@ -7,14 +7,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qkit.calibration.bench import Rig, switched
+from qkit.graph.stages import Stage
 from qkit.nn.tensor_quantizer import TensorQuantizer
 from qkit.spec import Affine, Granularity, PointId, QParams
+
+Activation = tuple[Tensor, int]
+"""Positions of one sample's values on their grid, in steps, and the grid's number of levels."""
 
 
 @contextmanager
@@ -128,3 +133,32 @@ def _normalised(rig: Rig) -> list[tuple[TensorQuantizer, int]]:
         for handle in handles:
             handle.remove()
     return list(found.items())
+
+
+@contextmanager
+def watched(
+    stages: Sequence[Stage],
+) -> Iterator[tuple[list[Tensor], list[Activation | None]]]:
+    """Collect the stream after the last stage and the first activation of every stage.
+
+    One sample's activation is enough for an estimate of its entropy at every step.
+    """
+    streams: list[Tensor] = []
+    found: list[Activation | None] = [None] * len(stages)
+
+    def left(_: object, args: tuple[Tensor, ...], output: Tensor) -> None:
+        streams.append(output)
+
+    def arrived(stage: int, point: TensorQuantizer, args: tuple[Tensor, ...]) -> None:
+        if found[stage] is None:
+            found[stage] = (point.positions(args[0][:1]).flatten(), 1 << point.spec.bits)
+
+    handles = [stages[-1].module.register_forward_hook(left)]
+    for i, stage in enumerate(stages):
+        points = dict.fromkeys(p for layer in stage.layers for p in layer.input_quantizers)
+        handles += [p.register_forward_pre_hook(partial(arrived, i)) for p in points]
+    try:
+        yield streams, found
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -12,17 +12,16 @@ from qkit.calibration.install import install
 from qkit.calibration.learn import frozen, open_learner
 from qkit.calibration.observe import observe, set_mode
 from qkit.calibration.session import open_session
-from qkit.errors import CalibrationError
 from qkit.graph.layers import list_points
 from qkit.nn.tensor_quantizer import Mode
-from qkit.recipe import Recipe, SchemeRule, override
+from qkit.recipe import Recipe, override
 from qkit.recipe.overrides import Overrides
-from qkit.spec import Affine, PointId, QuantSpec, Scheme
+from qkit.spec import PointId
 
 PATHS = {"image": "visual.transformer.resblocks", "text": "transformer.resblocks"}
 
 
-def silent(done, **figures):
+def silent(done):
     """Swallows progress."""
 
 
@@ -43,17 +42,15 @@ def make_rigs(make_student, batches):
     return make
 
 
-def features(rig, *, quantized=True, count=2):
-    with switched(rig.points.values(), quantized), torch.no_grad():
-        return rig.encode(rig.samples[0][:count])
+def features(rig):
+    with switched(rig.points.values(), True), torch.no_grad():
+        return rig.encode(rig.samples[0])
 
 
 def after_norms(tower):
     """Points that LayerNorms of the tiny model feed: two a block, none at the towers' ends."""
-    start = PATHS[tower]
-    return {
-        PointId(f"{start}.{i}.{part}", "input") for i in range(2) for part in ("attn", "mlp.c_fc")
-    }
+    blocks = [f"{PATHS[tower]}.{i}" for i in range(2)]
+    return {PointId(f"{b}.{part}", "input") for b in blocks for part in ("attn", "mlp.c_fc")}
 
 
 def snapshot(model):
@@ -67,11 +64,8 @@ def snapshot(model):
 
 def same(one, other):
     states = (one[0], other[0])
-    return (
-        one[1:] == other[1:]
-        and states[0].keys() == states[1].keys()
-        and all(torch.equal(value, states[1][name]) for name, value in states[0].items())
-    )
+    equal = states[0].keys() == states[1].keys() and one[1:] == other[1:]
+    return equal and all(torch.equal(value, states[1][n]) for n, value in states[0].items())
 
 
 @pytest.mark.parametrize("tower", PATHS)
@@ -137,13 +131,13 @@ def test_before_any_step_it_is_what_is_installed(make_rigs, granularity):
             assert torch.equal(shift, torch.zeros_like(shift))
 
 
+@torch.no_grad()
 def move(learner):
-    with torch.no_grad():
-        for i, step in enumerate(learner.steps):
-            step.fill_(0.2 if i % 2 else -0.3)
-        for gain, shift in learner.affines:
-            gain.mul_(1.1)
-            shift.add_(0.05)
+    for i, step in enumerate(learner.steps):
+        step.fill_(0.2 if i % 2 else -0.3)
+    for gain, shift in learner.affines:
+        gain.mul_(1.1)
+        shift.add_(0.05)
 
 
 def test_what_is_learned_counts_while_applied_and_leaves_nothing_behind(make_rigs):
@@ -160,7 +154,6 @@ def test_what_is_learned_counts_while_applied_and_leaves_nothing_behind(make_rig
 
 
 def test_what_was_learned_does_the_same_installed_as_applied(make_rigs):
-    """But for ties, and the last bit of a scale."""
     rigs, model = make_rigs()
     chosen = {p.point: p.qparams for p in list_points(model)}
     affines, expected = {}, {}
@@ -173,9 +166,8 @@ def test_what_was_learned_does_the_same_installed_as_applied(make_rigs):
         chosen |= scales
         affines |= found
     install(model, chosen, affines)
-    for tower, rig in rigs.items():
-        off = (features(rig) - expected[tower]).norm() / expected[tower].norm()
-        assert off < 1e-2
+    for tower, rig in rigs.items():  # but for ties, and the last bit of a scale
+        assert (features(rig) - expected[tower]).norm() / expected[tower].norm() < 1e-2
     install(model, chosen)
     assert not any(torch.allclose(features(rig), expected[t], 1e-2) for t, rig in rigs.items())
 
@@ -188,7 +180,6 @@ def test_an_error_leaves_nothing_behind_either(make_rigs):
     with pytest.raises(KeyError), learner.applied():
         raise KeyError
     assert same(snapshot(model), before)
-    learner.affines[-1] = None
     learner.steps[-1] = "no tensor"
     with pytest.raises(AttributeError), learner.applied():
         pass
@@ -202,34 +193,7 @@ def test_frozen_parameters_move_again_afterwards_and_no_others(make_rigs):
     assert len(set(before)) == 2
     with frozen(list(rigs.values())):
         assert not any(p.requires_grad for p in model.parameters())
-    assert [p.requires_grad for p in model.parameters()] == before
-    with pytest.raises(KeyError), frozen(list(rigs.values())):
+    assert before == [p.requires_grad for p in model.parameters()]
+    with pytest.raises(KeyError), frozen([rigs["image"]]):
         raise KeyError
-    assert [p.requires_grad for p in model.parameters()] == before
-
-
-@pytest.mark.parametrize("field", Affine._fields)
-@pytest.mark.parametrize(
-    "bad", [torch.ones(63), torch.tensor(1.0), torch.full((64,), torch.nan), torch.full((64,), 1e39)]
-)
-def test_an_affine_that_does_not_fit_is_refused_before_anything_changes(make_rigs, field, bad):
-    _, model = make_rigs()
-    point = PointId(f"{PATHS['image']}.0.attn", "input")
-    good = Affine(torch.ones(64), torch.zeros(64))
-    chosen = {p.point: p.qparams for p in list_points(model)}
-    before = snapshot(model)
-    with pytest.raises(CalibrationError) as caught:
-        install(model, chosen, {point: good._replace(**{field: bad})})
-    assert str(caught.value) == (
-        f"the calibrator returned a {field} of shape {tuple(bad.shape)} for {point}, which needs "
-        "64 finite values. Return one for every channel of its input."
-    )
-    assert same(snapshot(model), before)
-
-
-def test_an_affine_for_no_point_is_refused(make_rigs):
-    _, model = make_rigs(Recipe(rules=(SchemeRule(scheme=Scheme(QuantSpec(4, True))),)))
-    chosen = {p.point: p.qparams for p in list_points(model)}
-    stray = PointId(f"{PATHS['image']}.0.attn", "input")
-    with pytest.raises(CalibrationError, match=f"gain of shape .* for {stray}"):
-        install(model, chosen, {stray: Affine(torch.ones(64), torch.zeros(64))})
+    assert before == [p.requires_grad for p in model.parameters()]

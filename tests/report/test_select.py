@@ -174,7 +174,9 @@ def test_stages_are_those_of_the_towers_of_the_layers(model_report, layer):
 
 
 def test_no_stages_are_an_error_that_says_why(model_report, layer):
-    with pytest.raises(DataError, match=r"with W3A4 attn8, mse, which.*--method entropy, in its default mode\.$"):
+    with pytest.raises(
+        DataError, match=r"with W3A4 attn8, mse, which.*--method entropy, in its default mode\.$"
+    ):
         select_stages(model_report(), [layer()])
     stage = StageReport("b.0", "text", 0, (), None, 0, 0.2, 0.1)
     for stages in ((stage,), ()):

@@ -72,3 +72,19 @@ def surveyed(open_bench):
         return SimpleNamespace(session=session, rig=rig, survey=survey)
 
     return surveyed
+
+
+@pytest.fixture
+def make_rigs(open_bench):
+    """Both towers with the least-error scales of each tensor installed."""
+
+    def make(recipe=None, span="half", **flags):
+        session = open_bench(recipe, **flags)
+        rigs = session.bench.rigs(span, 8)
+        for point, q in Mse().calibrate(session, silent).items():
+            for rig in rigs:
+                if point in rig.points:
+                    rig.put(point, q)
+        return rigs
+
+    return make
