@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from calibrators.entropy.blocks import Best, BlockSearch, notes
-from calibrators.entropy.optimize import Training, optimize
+from calibrators.entropy.optimize import Training, optimize, require_stages
 from calibrators.entropy.partition import Blocks, fixed, grow, shuffled, threshold_of
 from calibrators.entropy.released import released_ranges
 from calibrators.entropy.search import Error, Found, search
@@ -18,7 +18,6 @@ from calibrators.mse import Mse
 from qkit.calibration.bench import Rig
 from qkit.calibration.protocol import Annotated, StageNote
 from qkit.calibration.session import CalibrationSession
-from qkit.errors import CalibrationError
 from qkit.progress import Advance
 from qkit.spec import Affine, PointId, QParams
 
@@ -115,39 +114,36 @@ class Entropy:
         """
         if self.mode == "released":
             return released_ranges(session, self.span, advance)
-        told = 0
-        chosen = dict(Mse().calibrate(session, _tell_nobody))
-        stages: list[StageNote] = []
-        thresholds: dict[str, float] = {}
-        magnitudes: dict[str, list[float]] = {}
         rigs = session.bench.rigs(self.span, self.samples) if session.bench else []
-        if self.optimize_encoder and not (rigs and all(rig.stages for rig in rigs)):
-            message = (
-                "optimize_encoder needs both towers' blocks to follow each other, which this "
-                "model's do not. Leave it out."
-            )
-            raise CalibrationError(message)
-        for rig in rigs:
-            for point in rig.points.keys() & chosen.keys():
-                rig.put(point, chosen[point])
-            found = Surveyor(rig, session, self.rows, self.seed).run(
-                weighted=self.objective == "importance"
-            )
-            chosen |= found.chosen
-            thresholds[rig.tower] = threshold_of(found.dependencies, self.threshold)
-            for number, best in enumerate(self._search(rig, session, found, thresholds[rig.tower])):
-                chosen |= best.chosen
-                stages += notes(rig, found, number, best)
-                advance(len(best.chosen))
-                told += len(best.chosen)
-            magnitudes[rig.tower] = [one.magnitude for one in found.importances]
-        affines: dict[PointId, Affine] = {}
         if self.optimize_encoder:
-            learned, affines = self._optimize(session, magnitudes, advance)
-            chosen |= learned
-        advance(len(session.points) - told)
-        decided = thresholds if self.partition == "entropy" else {}
-        return Annotated(chosen, stages, decided, affines)
+            require_stages(rigs)
+        result = _Result(dict(Mse().calibrate(session, _tell_nobody)))
+        for rig in rigs:
+            self._tower(rig, session, result, advance)
+        if self.optimize_encoder:
+            learned, result.affines = self._optimize(session, result.magnitudes, advance)
+            result.chosen |= learned
+        advance(len(session.points) - result.told)
+        decided = result.thresholds if self.partition == "entropy" else {}
+        return Annotated(result.chosen, result.stages, decided, result.affines)
+
+    def _tower(
+        self, rig: Rig, session: CalibrationSession, result: _Result, advance: Advance
+    ) -> None:
+        """Survey one tower, cut it into blocks, and search them one after the other."""
+        for point in rig.points.keys() & result.chosen.keys():
+            rig.put(point, result.chosen[point])
+        weighted = self.objective == "importance"
+        found = Surveyor(rig, session, self.rows, self.seed).run(weighted=weighted)
+        result.chosen |= found.chosen
+        result.magnitudes[rig.tower] = [one.magnitude for one in found.importances]
+        threshold = threshold_of(found.dependencies, self.threshold)
+        result.thresholds[rig.tower] = threshold
+        for number, best in enumerate(self._search(rig, session, found, threshold)):
+            result.chosen |= best.chosen
+            result.stages += notes(rig, found, number, best)
+            result.told += len(best.chosen)
+            advance(len(best.chosen))
 
     def _optimize(
         self,
@@ -191,6 +187,18 @@ class Entropy:
             return fixed(len(found.importances), self.max_layers)
         blocks = grow(found.dependencies, threshold, self.max_layers)
         return shuffled(blocks, self.seed) if self.partition == "random" else blocks
+
+
+@dataclass(slots=True)
+class _Result:
+    """What is gathered from tower to tower; ``told`` points were counted as done."""
+
+    chosen: dict[PointId, QParams]
+    stages: list[StageNote] = field(default_factory=list)
+    thresholds: dict[str, float] = field(default_factory=dict)
+    magnitudes: dict[str, list[float]] = field(default_factory=dict)
+    affines: dict[PointId, Affine] = field(default_factory=dict)
+    told: int = 0
 
 
 def _tell_nobody(done: int, /, **figures: float) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from calibrators.entropy.losses import Seen, agreement_loss, entropy_loss, error_loss
 from qkit.calibration.bench import Rig, switched
 from qkit.calibration.learn import frozen, open_learner, watched
+from qkit.errors import CalibrationError
 from qkit.spec import Affine, PointId, QParams
 
 
@@ -155,3 +156,17 @@ def optimize(
         scales |= found[0]
         affines |= found[1]
     return scales, affines
+
+
+def require_stages(rigs: Sequence[Rig]) -> None:
+    """Refuse to learn a model whose blocks cannot be followed.
+
+    Raises:
+        CalibrationError: says so.
+    """
+    if not rigs or not all(rig.stages for rig in rigs):
+        message = (
+            "optimize_encoder needs both towers' blocks to follow each other, which this "
+            "model's do not. Leave it out."
+        )
+        raise CalibrationError(message)

@@ -55,13 +55,13 @@ def threshold_of(dependencies: Sequence[float], rule: str | float) -> float:
     Raises:
         ValueError: the rule is none of these.
     """
-    if not isinstance(rule, str):
+    if not isinstance(rule, str) and not math.isnan(rule):
         return float(rule)
     known = dependencies or (0.0,)
     if rule == "mean":
         return math.fsum(known) / len(known)
     try:
-        if rule.startswith("q"):
+        if isinstance(rule, str) and rule.startswith("q"):
             return float(np.quantile(np.asarray(known), float(rule[1:])))
     except ValueError:
         pass  # said below
