@@ -11,9 +11,10 @@ from calibrators.entropy.candidates import candidates
 from calibrators.entropy.search import Error, Found
 from calibrators.entropy.survey import Survey
 from calibrators.entropy.trial import Trial
-from qkit.calibration.bench import Rig, Stream, switched
+from qkit.calibration.bench import Rig, Stream
 from qkit.calibration.importance import Importance
 from qkit.calibration.protocol import StageNote
+from qkit.calibration.running import switched
 from qkit.calibration.session import CalibrationSession
 from qkit.graph.stages import Stage
 from qkit.spec import PointId, QParams

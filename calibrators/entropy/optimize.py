@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calibrators.entropy.losses import Seen, agreement_loss, entropy_loss, error_loss
-from qkit.calibration.bench import Rig, switched
+from qkit.calibration.bench import Rig
 from qkit.calibration.learn import frozen, open_learner, watched
+from qkit.calibration.running import switched
 from qkit.errors import CalibrationError
 from qkit.spec import Affine, PointId, QParams
 

@@ -31,7 +31,8 @@ from torch import Tensor
 
 from calibrators.entropy.proxies import Proxies
 from calibrators.minmax import MinMax
-from qkit.calibration.bench import Rig, switched
+from qkit.calibration.bench import Rig
+from qkit.calibration.running import switched
 from qkit.calibration.session import CalibrationSession
 from qkit.graph.stages import Stage
 from qkit.numerics import fake_quantize, make_grid, qparams_from_range

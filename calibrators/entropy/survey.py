@@ -12,8 +12,9 @@ from torch import Tensor
 
 from calibrators.entropy.dependency import Dependency
 from calibrators.entropy.layerwise import choose_input, choose_weight
-from qkit.calibration.bench import Inputs, Rig, Stream
+from qkit.calibration.bench import Rig, Stream
 from qkit.calibration.importance import Importance, measure_importance
+from qkit.calibration.running import Inputs
 from qkit.calibration.session import CalibrationSession
 from qkit.graph.layers import Layer
 from qkit.graph.stages import first_input

@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from qkit.calibration.observe import Batch, set_mode
+from qkit.calibration.running import Inputs, recorded, switched
 from qkit.errors import CalibrationError, QkitWarning
 from qkit.graph.layers import Layer, list_points
 from qkit.graph.stages import Stage
@@ -22,9 +22,6 @@ from qkit.spec import TOWERS, PointId, QParams
 
 Stream = list[Tensor]
 """A residual stream, one tensor for each batch of samples."""
-
-Inputs = dict[str, list[Tensor]]
-"""What arrived at layers, by name, one tensor for each batch of samples."""
 
 
 class _Reached(Exception):  # no error: it ends a forward that went far enough
@@ -109,35 +106,6 @@ class Rig:
             for batch in self.samples:
                 self.encode(batch)
         return found
-
-
-@contextmanager
-def switched(points: Iterable[TensorQuantizer], quantized: bool) -> Iterator[None]:
-    """Switch points to QUANTIZE or OFF for a while."""
-    before = [(point, point.mode, point.fired) for point in points]
-    for point, _, _ in before:
-        point.mode = Mode.QUANTIZE if quantized else Mode.OFF
-    try:
-        yield
-    finally:
-        for point, mode, fired in before:
-            point.mode, point.fired = mode, fired
-
-
-@contextmanager
-def recorded(layers: Sequence[Layer]) -> Iterator[Inputs]:
-    """Collect, in running order, what arrives at ``layers`` before their own points."""
-    found: Inputs = {}
-
-    def keep(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        return lambda _, args: found.setdefault(name, []).append(args[0].detach())
-
-    handles = [layer.module.register_forward_pre_hook(keep(layer.name)) for layer in layers]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qkit.calibration.bench import Rig, Stream, switched
+from qkit.calibration.bench import Rig, Stream
+from qkit.calibration.running import switched
 
 FLOOR = 1e-3  # of the mean: a place that no gradient reaches still counts a little
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qkit.calibration.bench import Rig, switched
+from qkit.calibration.bench import Rig
+from qkit.calibration.running import switched
 from qkit.graph.stages import Stage
 from qkit.nn.tensor_quantizer import TensorQuantizer
 from qkit.spec import Affine, Granularity, PointId, QParams

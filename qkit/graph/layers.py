@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from qkit.nn.conv import QuantConv2d
 from qkit.nn.embedding import QuantEmbedding
 from qkit.nn.layer import QuantLayer
 from qkit.nn.linear import QuantLinear, QuantProjection
-from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
+from qkit.nn.tensor_quantizer import Mode, TensorQuantizer, in_mode
 from qkit.spec import LayerKind, QuantSpec
 
 Towers = Mapping[str, tuple[str, ...]]
@@ -97,17 +97,9 @@ class Layer:
         with self.switched(Mode.OFF):
             return self._forward(inputs)
 
-    @contextmanager
-    def switched(self, mode: Mode) -> Iterator[None]:
+    def switched(self, mode: Mode) -> AbstractContextManager[None]:
         """Switch this layer's points for a while, without counting their calls."""
-        before = [(point, point.mode, point.fired) for point in self.points]
-        for point in self.points:
-            point.mode = mode
-        try:
-            yield
-        finally:
-            for point, was, fired in before:
-                point.mode, point.fired = was, fired
+        return in_mode(self.points, mode)
 
     def _forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
         forward: Callable[..., Tensor] = self.module.forward

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from calibrators.minmax import MinMax
-from qkit.calibration.bench import Bench, recorded, switched
+from qkit.calibration.bench import Bench
 from qkit.calibration.install import install
 from qkit.calibration.observe import Batch, observe, set_mode
+from qkit.calibration.running import recorded, switched
 from qkit.calibration.session import open_session
 from qkit.clip.stages import list_stages
 from qkit.errors import CalibrationError, QkitWarning

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from calibrators.minmax import MinMax
-from qkit.calibration.bench import Bench, switched
+from qkit.calibration.bench import Bench
 from qkit.calibration.install import install
 from qkit.calibration.learn import frozen, open_learner
 from qkit.calibration.observe import observe, set_mode
+from qkit.calibration.running import switched
 from qkit.calibration.session import open_session
 from qkit.graph.layers import list_points
 from qkit.nn.tensor_quantizer import Mode

@@ -8,8 +8,8 @@ import torch
 from calibrators.entropy.losses import entropy_loss
 from calibrators.entropy.optimize import Optimizer, Tower, Training
 from calibrators.entropy.survey import positions
-from qkit.calibration.bench import recorded, switched
 from qkit.calibration.learn import frozen
+from qkit.calibration.running import recorded, switched
 from qkit.recipe import Recipe, SchemeRule
 from qkit.spec import Granularity, QuantSpec, Scheme
 

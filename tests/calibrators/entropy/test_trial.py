@@ -13,7 +13,7 @@ import torch
 from calibrators.entropy.blocks import BlockSearch
 from calibrators.entropy.search import descend, exhaustive, search
 from calibrators.entropy.trial import Trial
-from qkit.calibration.bench import switched
+from qkit.calibration.running import switched
 
 QUICK = {"percentiles": (1.0, 0.98), "factors": (0.9,), "wide": False, "race": True}
 
