@@ -41,6 +41,7 @@ from qkit.calibration.session import CalibrationSession
 from qkit.clip.loading import load_model
 from qkit.errors import QkitWarning
 from qkit.pipeline.student import prepare
+from qkit.progress import ignore
 
 BITS = 4
 
@@ -65,7 +66,7 @@ def pairs(bed: Bed, setting: str, seed: int) -> list[Pair]:
     options = Entropy()
     student = prepare(load_model(bed.model), copy=False)
     session = observe(bed, student, setting, BITS, seed)
-    start = Mse().calibrate(session, lambda done, /, **_: None)
+    start = Mse().calibrate(session, ignore)
     found: list[Pair] = []
     assert session.bench is not None
     for rig in session.bench.rigs("half", options.samples):

@@ -40,7 +40,7 @@ from qkit.nn.tensor_quantizer import Mode
 from qkit.pipeline.calibrate import collect
 from qkit.pipeline.inputs import open_calibration
 from qkit.pipeline.student import Student, give_points, prepare
-from qkit.progress import Silent
+from qkit.progress import Silent, ignore
 from qkit.recipe import Recipe, override
 from qkit.recipe.overrides import Overrides
 
@@ -123,7 +123,7 @@ def quantize(
 ) -> float:
     """Choose and install scales; returns seconds."""
     start = time.perf_counter()
-    chosen = create_calibrator(method, options).calibrate(session, lambda done, /, **_: None)
+    chosen = create_calibrator(method, options).calibrate(session, ignore)
     install(student.model, chosen, affines_of(chosen))
     return time.perf_counter() - start
 

@@ -40,17 +40,13 @@ from qkit.errors import QkitWarning
 from qkit.pipeline.calibrate import collect
 from qkit.pipeline.inputs import open_calibration
 from qkit.pipeline.student import give_points, prepare
-from qkit.progress import Silent
+from qkit.progress import Silent, ignore
 from qkit.recipe import Recipe, override
 from qkit.recipe.overrides import Overrides
 
 BITS = 4
 DEEP_SAMPLES = 8
 SIZES = (1, 2, 3, 4, 6)
-
-
-def tell(done: int, /, **figures: float) -> None:
-    """Nobody watches."""
 
 
 def against_mse(bed: Bed, setting: str) -> list[list[str]]:
@@ -72,7 +68,7 @@ def against_mse(bed: Bed, setting: str) -> list[list[str]]:
 def choose(session: CalibrationSession, method: str) -> float:
     """Seconds of choosing scales."""
     start = time.perf_counter()
-    create_calibrator(method, {}).calibrate(session, tell)
+    create_calibrator(method, {}).calibrate(session, ignore)
     return time.perf_counter() - start
 
 
@@ -81,7 +77,7 @@ def deep_session(name: str) -> CalibrationSession:
     student = prepare(load_model(name), copy=False)
     give_points(student, override(Recipe(), Overrides(bits=BITS)))
     few = batches(student.clip, DEEP_SAMPLES, 4)
-    observe(student.model, few, tell)
+    observe(student.model, few, ignore)
     cut = {"half": list_stages(student.blocks, student.layers, halves=True)}
 
     def read(count: int) -> Iterator[Batch]:
@@ -118,7 +114,7 @@ def growth(name: str) -> list[list[str]]:
     session = deep_session(name)
     assert session.bench is not None
     rig = session.bench.rigs("half", DEEP_SAMPLES)[0]
-    for point, q in Mse().calibrate(session, tell).items():
+    for point, q in Mse().calibrate(session, ignore).items():
         if point in rig.points:
             rig.put(point, q)
     spent = block_seconds(rig, session, 3, len(rig.stages))

@@ -18,7 +18,7 @@ from calibrators.mse import Mse
 from qkit.calibration.bench import Rig
 from qkit.calibration.protocol import Annotated, StageNote
 from qkit.calibration.session import CalibrationSession
-from qkit.progress import Advance
+from qkit.progress import Advance, ignore
 from qkit.spec import Affine, PointId, QParams
 
 MODES = ("paper", "released")
@@ -117,7 +117,7 @@ class Entropy:
         rigs = session.bench.rigs(self.span, self.samples) if session.bench else []
         if self.optimize_encoder:
             require_stages(rigs)
-        result = _Result(dict(Mse().calibrate(session, _tell_nobody)))
+        result = _Result(dict(Mse().calibrate(session, ignore)))
         for rig in rigs:
             self._tower(rig, session, result, advance)
         if self.optimize_encoder:
@@ -199,7 +199,3 @@ class _Result:
     magnitudes: dict[str, list[float]] = field(default_factory=dict)
     affines: dict[PointId, Affine] = field(default_factory=dict)
     told: int = 0
-
-
-def _tell_nobody(done: int, /, **figures: float) -> None:
-    """Progress is told once the joint search has decided."""

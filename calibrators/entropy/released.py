@@ -36,7 +36,7 @@ from qkit.calibration.running import switched
 from qkit.calibration.session import CalibrationSession
 from qkit.graph.stages import Stage
 from qkit.numerics import fake_quantize, make_grid, qparams_from_range
-from qkit.progress import Advance
+from qkit.progress import Advance, ignore
 from qkit.spec import Granularity, PointId, QParams, QuantSpec, Range
 
 ACCUMULATED = 8  # samples that ranges come from
@@ -52,7 +52,7 @@ def released_ranges(
 ) -> dict[PointId, QParams]:
     """Choose every scale of a session, full ranges where the public code cannot be followed."""
     told = 0
-    chosen = dict(MinMax().calibrate(session, _tell_nobody))
+    chosen = dict(MinMax().calibrate(session, ignore))
     for rig in session.bench.rigs(span, SAMPLES) if session.bench else []:
         found = released(rig, session)
         chosen |= found
@@ -60,10 +60,6 @@ def released_ranges(
         told += len(found)
     advance(len(session.points) - told)
     return chosen
-
-
-def _tell_nobody(done: int, /, **figures: float) -> None:
-    """Progress is told tower by tower."""
 
 
 def released(rig: Rig, session: CalibrationSession) -> dict[PointId, QParams]:
