@@ -7,6 +7,7 @@ from __future__ import annotations
 from torch import nn
 
 from qkit.clip.attention import SWAPS
+from qkit.clip.text import accept_short_texts
 from qkit.errors import ModelError
 from qkit.graph.layers import Towers
 from qkit.graph.walker import FLOAT_CLASSES, swap
@@ -46,6 +47,8 @@ def towers(model: nn.Module) -> Towers:
 def swap_clip(model: nn.Module) -> Towers:
     """Swap both towers of an open_clip model in place (see ``graph.walker.swap``).
 
+    Its text tower then takes texts that are shorter than its context, too.
+
     Returns:
         the towers.
     """
@@ -53,6 +56,7 @@ def swap_clip(model: nn.Module) -> Towers:
     bare = [path for path in PROJECTIONS if _is_bare(model, path)]
     roots = [path for paths in found.values() for path in paths if _is_module(model, path)]
     swap(model, roots, bare, {**FLOAT_CLASSES, **SWAPS})
+    accept_short_texts(model)
     return found
 
 

@@ -8,7 +8,7 @@ import json
 import logging
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from qkit.clip.text import cut_padding
 from qkit.errors import ModelError
 
 # what open_clip, torch and safetensors raise over names, configurations and files
@@ -56,6 +57,11 @@ class ClipModel:
     tokenizer: Callable[[list[str]], Tensor]
     preprocess: Callable[[Image.Image], Tensor]
     config: Mapping[str, Any]
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Token numbers on the model's device, ``(N, longest text)`` where the tower allows it."""
+        tokens = cut_padding(self.model, self.tokenizer(list(texts)))
+        return tokens.to(next(self.model.parameters()).device)
 
 
 def assemble(

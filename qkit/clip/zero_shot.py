@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from open_clip.zero_shot_metadata import (
 )
 from torch import Tensor
 
+from qkit.clip.model import ClipModel
 from qkit.errors import DataError
 from qkit.progress import Advance
 
@@ -38,18 +40,18 @@ def templates(count: int) -> tuple[Template, ...]:
 
 
 def class_embeddings(
-    encode_text: Callable[[Tensor], Tensor],
-    tokenizer: Callable[[list[str]], Tensor],
+    clip: ClipModel,
     classnames: Sequence[str],
     prompts: Sequence[Template],
     advance: Advance,
 ) -> Tensor:
     """Mean of the normalised prompt features of every class, normalised: ``(classes, dim)``."""
+    model: Any = clip.model
     texts = [prompt(name) for name in classnames for prompt in prompts]
     features = []
     for start in range(0, len(texts), TEXT_BATCH):
         batch = texts[start : start + TEXT_BATCH]
-        features.append(F.normalize(encode_text(tokenizer(batch)).float(), dim=-1))
+        features.append(F.normalize(model.encode_text(clip.tokenize(batch)).float(), dim=-1))
         advance(len(batch))
     by_class = torch.cat(features).unflatten(0, (len(classnames), len(prompts)))
     return F.normalize(by_class.mean(dim=1), dim=-1)

@@ -36,7 +36,7 @@ from qkit.recipe.overrides import Overrides
 from qkit.report.model import ModelReport
 from qkit.report.partition import PartitionReport, describe_partition, mark_layers
 
-BENCH_BATCH = 4  # samples that a trial runs at once: a bad candidate is dropped after so many
+BENCH_BATCH = 2  # samples that a trial runs at once: a bad candidate is dropped after so many
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,11 +143,12 @@ class Evaluator:
         return _join(parts), kept
 
     def _texts(self, texts: Sequence[str]) -> Pair:
+        model: Any = self.clip.model
         parts: list[Pair] = []
         with self.progress.phase("encode captions", len(texts)) as advance:
             for start in range(0, len(texts), TEXT_BATCH):
-                tokens = self.clip.tokenizer(list(texts[start : start + TEXT_BATCH]))
-                parts.append({m: _unit(self._encode_text(tokens)) for m in self._each_mode()})
+                tokens = self.clip.tokenize(texts[start : start + TEXT_BATCH])
+                parts.append({m: _unit(model.encode_text(tokens)) for m in self._each_mode()})
                 advance(len(tokens), **_agreement(parts[-1]))
         return _join(parts)
 
@@ -157,17 +158,10 @@ class Evaluator:
             total = len(classnames) * len(prompts) * len(self.modes)
             with self.progress.phase("encode class prompts", total) as advance:
                 self._classes[classnames] = {
-                    m: class_embeddings(
-                        self._encode_text, self.clip.tokenizer, classnames, prompts, advance
-                    ).cpu()
+                    m: class_embeddings(self.clip, classnames, prompts, advance).cpu()
                     for m in self._each_mode()
                 }
         return self._classes[classnames]
-
-    def _encode_text(self, tokens: Tensor) -> Tensor:
-        model: Any = self.clip.model
-        features: Tensor = model.encode_text(tokens.to(next(model.parameters()).device))
-        return features
 
     def _each_mode(self) -> Iterator[Mode]:
         """Step through the modes; the model ends quantized, also when a step fails."""

@@ -70,10 +70,10 @@ class CalibrationData:
         for batch in images:
             part = texts[done : done + batch_size]
             done += len(part)
-            tokens = clip.tokenizer(list(part)).to(device) if part else None
+            tokens = clip.tokenize(part) if part else None
             yield Batch(batch.pixels.to(device), tokens)
         for start in range(done, len(texts), batch_size):  # images were skipped
-            yield Batch(None, clip.tokenizer(list(texts[start : start + batch_size])).to(device))
+            yield Batch(None, clip.tokenize(texts[start : start + batch_size]))
 
     def describe(self) -> dict[str, object]:
         """What a run folder says about its calibration data."""

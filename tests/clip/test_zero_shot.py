@@ -16,9 +16,7 @@ NAMES = ("dog", "red car", "tree house")
 def test_class_embeddings_equal_open_clip_s(tiny, count):
     seen = []
     with torch.no_grad():
-        mine = class_embeddings(
-            tiny.model.encode_text, tiny.tokenizer, NAMES, templates(count), seen.append
-        )
+        mine = class_embeddings(tiny, NAMES, templates(count), seen.append)
     theirs = open_clip.build_zero_shot_classifier(
         tiny.model, tiny.tokenizer, NAMES, templates(count), num_classes_per_batch=2
     )
