@@ -44,6 +44,7 @@ from qkit.pipeline.student import prepare
 from qkit.progress import ignore
 
 BITS = 4
+FEW = 8  # images and texts that pairs are searched on, every candidate on all of them
 
 
 class Pair(NamedTuple):
@@ -69,7 +70,7 @@ def pairs(bed: Bed, setting: str, seed: int) -> list[Pair]:
     start = Mse().calibrate(session, ignore)
     found: list[Pair] = []
     assert session.bench is not None
-    for rig in session.bench.rigs("half", options.samples):
+    for rig in session.bench.rigs("half", FEW):
         for point in rig.points.keys() & start.keys():
             rig.put(point, start[point])
         survey = Surveyor(rig, session, options.rows, seed).run(weighted=True)

@@ -55,6 +55,7 @@ class Tower:
         rig: the tower; all its points have scales.
         learner: what is learned of it.
         importances: of an error at the end of each stage, summing to 1.
+        samples: all of the rig's.
     """
 
     def __init__(self, rig: Rig, magnitudes: Sequence[float]) -> None:
@@ -62,7 +63,15 @@ class Tower:
         self.learner = open_learner(rig)
         total = sum(magnitudes) or 1.0
         self.importances = [magnitude / total for magnitude in magnitudes]
-        self.samples = torch.cat(rig.samples)
+        self.samples = _joined(rig.samples)
+        batches = self.samples.split(len(rig.samples[0]))
+        seen = [self.see(batch, quantized=False) for batch in batches]
+        self._embeddings = torch.cat([one.embedding for one in seen])
+        self._streams = torch.cat([one.stream for one in seen])
+
+    def target(self, part: Tensor) -> Seen:
+        """What the float tower gives for the samples ``part``, its activations left out."""
+        return Seen(self._embeddings[part], self._streams[part], [])
 
     def see(self, batch: Tensor, *, quantized: bool) -> Seen:
         """Run one batch, quantized with gradients or in float without."""
@@ -117,7 +126,7 @@ class Optimizer:
 
     def loss(self, part: Tensor) -> Tensor:
         """Eq 10 for the pairs ``part``."""
-        target = [tower.see(tower.samples[part], quantized=False) for tower in self.towers]
+        target = [tower.target(part) for tower in self.towers]
         seen = []
         for tower in self.towers:
             with tower.learner.applied():
@@ -157,6 +166,12 @@ def optimize(
         scales |= found[0]
         affines |= found[1]
     return scales, affines
+
+
+def _joined(samples: Sequence[Tensor]) -> Tensor:
+    """All batches in one, texts padded to the longest."""
+    widest = max(x.shape[-1] for x in samples)
+    return torch.cat([F.pad(x, (0, widest - x.shape[-1])) for x in samples])
 
 
 def require_stages(rigs: Sequence[Rig]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from qkit.calibration.session import CalibrationSession
-from qkit.numerics import qparams_from_range
+from qkit.numerics import qparams_from_range, sqnr_db
 from qkit.progress import Advance
 from qkit.spec import Affine, PointId, QParams, QuantSpec, Range, TensorStats
 
@@ -30,18 +30,19 @@ class Calibrator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StageNote:
-    """What a calibrator that searches layers together found out about one stage of a tower.
+    """Half a residual block, or a whole one, as a calibrator searched it.
 
     Attributes:
-        name: of the stage: half a residual block, or a whole one.
+        name: path in the swapped model; the halves of a block end with "attn" and "mlp".
         tower: "image" or "text".
-        block: index of its transformer block within the tower.
+        block: index of its block within the tower.
         layers: names of the layers inside.
-        dependency: of the next stage on this one, nats; None for a tower's last.
-        group: number of the group of stages that were searched together, from 0 in each tower.
-        start: error at the end of the group with every layer's own best ranges, relative to the
-            float stream there.
-        error: the same with the ranges that were chosen.
+        dependency: of the next stage on this one, a conditional entropy, nats; None for a tower's
+            last.
+        group: number of the stages that were searched together, from 0 in each tower.
+        start: squared error at the end of the group with every layer's own best ranges, relative
+            to the float values there, weighted as the calibrator weighs it.
+        error: the same with the ranges that the search chose.
     """
 
     name: str
@@ -52,6 +53,11 @@ class StageNote:
     group: int
     start: float
     error: float
+
+    @property
+    def gain_db(self) -> float:
+        """What the search of its group gained, dB."""
+        return 0.0 if self.start == self.error else sqnr_db(self.start, self.error)
 
 
 class Annotated(dict[PointId, QParams]):

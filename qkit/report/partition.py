@@ -9,42 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
-from qkit.calibration.protocol import Annotated
-from qkit.numerics import sqnr_db
+from qkit.calibration.protocol import Annotated, StageNote
 from qkit.report.layer import LayerReport
 from qkit.spec import PointId, QParams
-
-
-@dataclass(frozen=True, slots=True)
-class StageReport:
-    """Half a residual block, or a whole one, as the calibrator searched it.
-
-    Attributes:
-        name: path in the swapped model; the halves of a block end with "attn" and "mlp".
-        tower: "image" or "text".
-        block: index of its block within the tower.
-        layers: names of the layers inside.
-        dependency: of the next stage on this one, a conditional entropy, nats; None for a tower's
-            last.
-        group: number of the stages that were searched together, from 0 in each tower.
-        start: squared error at the end of the group with every layer's own best ranges, relative
-            to the float values there, weighted as the calibrator weighs it.
-        error: the same with the ranges that the search chose.
-    """
-
-    name: str
-    tower: str
-    block: int
-    layers: tuple[str, ...]
-    dependency: float | None
-    group: int
-    start: float
-    error: float
-
-    @property
-    def gain_db(self) -> float:
-        """What the search of its group gained, dB."""
-        return 0.0 if self.start == self.error else sqnr_db(self.start, self.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +24,7 @@ class PartitionReport:
             infinite.
     """
 
-    stages: tuple[StageReport, ...] = ()
+    stages: tuple[StageNote, ...] = ()
     threshold: Mapping[str, float | None] = field(default_factory=dict)
 
 
@@ -65,21 +32,8 @@ def describe_partition(chosen: Mapping[PointId, QParams]) -> PartitionReport:
     """What a calibrator noted beside the scales it chose; empty where it noted nothing."""
     if not isinstance(chosen, Annotated):
         return PartitionReport()
-    stages = tuple(
-        StageReport(
-            name=note.name,
-            tower=note.tower,
-            block=note.block,
-            layers=note.layers,
-            dependency=note.dependency,
-            group=note.group,
-            start=note.start,
-            error=note.error,
-        )
-        for note in chosen.stages
-    )
     finite = {t: value if math.isfinite(value) else None for t, value in chosen.threshold.items()}
-    return PartitionReport(stages, finite)
+    return PartitionReport(chosen.stages, finite)
 
 
 def mark_layers(
@@ -95,6 +49,6 @@ def mark_layers(
     )
 
 
-def groups_of(stages: Sequence[StageReport]) -> list[list[StageReport]]:
+def groups_of(stages: Sequence[StageNote]) -> list[list[StageNote]]:
     """Stages of one tower by group, in running order."""
     return [list(group) for _, group in groupby(stages, key=lambda stage: stage.group)]

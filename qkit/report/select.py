@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qkit.calibration.protocol import StageNote
 from qkit.errors import DataError, choices, nearest
 from qkit.report.layer import LayerReport
 from qkit.report.model import ModelReport
-from qkit.report.partition import StageReport
 from qkit.spec import KINDS, TOWERS
 
 SORTS: dict[str, Callable[[LayerReport], Any]] = {
@@ -64,7 +64,7 @@ def select(report: ModelReport, wanted: Selection) -> list[LayerReport]:
     return _sorted(report, found, wanted.sort)[: wanted.top]
 
 
-def select_stages(report: ModelReport, layers: Sequence[LayerReport]) -> list[StageReport]:
+def select_stages(report: ModelReport, layers: Sequence[LayerReport]) -> list[StageNote]:
     """The stages of all towers that ``layers`` lie in.
 
     Raises:

@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import pytest
 
+from qkit.calibration.protocol import StageNote
 from qkit.errors import ArtifactError
 from qkit.report.analyses import Analyses, LayerSensitivity, Parts, Sensitivity
 from qkit.report.evaluation import ClassReport, Mistake
 from qkit.report.model import VERSION, ModelReport
-from qkit.report.partition import PartitionReport, StageReport
+from qkit.report.partition import PartitionReport
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def full(model_report, layer, sdpa, floating, block, space, metric, tensor):
         Parts("images:x", "d1", 32, {"all": space(), "weights": space(churn=0.0)}),
         {"images:y": space(ece_float=0.03, ece_quantized=0.09)},
     )
-    stage = StageReport("a.attn", "image", 2, ("a.attn.sdpa", "b"), 1.75, 3, 0.25, 0.125)
+    stage = StageNote("a.attn", "image", 2, ("a.attn.sdpa", "b"), 1.75, 3, 0.25, 0.125)
     last = replace(stage, name="a.mlp", layers=(), dependency=None, error=0.0)
     partition = PartitionReport((stage, last), {"image": 1.5, "text": None})
     worst = ClassReport("bee", 5, 0.8, 0.2, (Mistake("dog", 2, 104),))

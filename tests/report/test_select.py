@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qkit.calibration.protocol import StageNote
 from qkit.errors import DataError
 from qkit.report.analyses import Analyses, LayerSensitivity, Sensitivity
-from qkit.report.partition import PartitionReport, StageReport
+from qkit.report.partition import PartitionReport
 from qkit.report.select import ORDERS, SORTS, Selection, select, select_stages, worst_first
 from qkit.spec import TOWERS
 
@@ -166,7 +167,7 @@ def test_worst_first_is_sorted_and_loses_nothing(layer, figures):
 
 
 def test_stages_are_those_of_the_towers_of_the_layers(model_report, layer):
-    stages = tuple(StageReport("b.0", tower, 0, (), None, 0, 0.2, 0.1) for tower in TOWERS)
+    stages = tuple(StageNote("b.0", tower, 0, (), None, 0, 0.2, 0.1) for tower in TOWERS)
     report = model_report(partition=PartitionReport(stages, dict.fromkeys(TOWERS, 1.5)))
     layers = [layer(tower=tower) for tower in TOWERS]
     assert select_stages(report, layers) == list(stages)
@@ -178,7 +179,7 @@ def test_no_stages_are_an_error_that_says_why(model_report, layer):
         DataError, match=r"with W3A4 attn8, mse, which.*--method entropy, in its default mode\.$"
     ):
         select_stages(model_report(), [layer()])
-    stage = StageReport("b.0", "text", 0, (), None, 0, 0.2, 0.1)
+    stage = StageNote("b.0", "text", 0, (), None, 0, 0.2, 0.1)
     for stages in ((stage,), ()):
         report = model_report(partition=PartitionReport(stages, dict.fromkeys(TOWERS, 1.5)))
         with pytest.raises(DataError, match=r"in the tower image: .*without --blocks\.$"):

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 from rich.console import Group
 
+from qkit.calibration.protocol import StageNote
 from qkit.report.layer import LayerReport, TensorReport
 from qkit.report.names import short_name
-from qkit.report.partition import StageReport, groups_of
+from qkit.report.partition import groups_of
 from qkit.report.terminal.cells import add_columns, percent, plain_table, titled
 
 PER_TOKEN = "per token"
@@ -24,7 +25,7 @@ GROUP_LEGEND = (
 )
 
 
-def group_table(stages: Sequence[StageReport], layers: Sequence[LayerReport]) -> Group:
+def group_table(stages: Sequence[StageNote], layers: Sequence[LayerReport]) -> Group:
     """One row for each of the ``layers`` in a tower's ``stages``; once a group what it gained."""
     table = plain_table()
     table.padding = (0, 1, 0, 0)  # nine columns in 80
@@ -40,7 +41,7 @@ def group_table(stages: Sequence[StageReport], layers: Sequence[LayerReport]) ->
     return titled(f"{stages[0].tower} tower, layer by layer", table)
 
 
-def stage_labels(stages: Sequence[StageReport]) -> dict[str, str]:
+def stage_labels(stages: Sequence[StageNote]) -> dict[str, str]:
     """Short names of a tower's stages: "a3" and "m3" are block 3's halves, "3" is all of it."""
     parts = Counter(stage.block for stage in stages)
     return {
@@ -68,7 +69,7 @@ def _depends(layer: LayerReport) -> str:
     return "" if layer.dependency is None else f"{layer.dependency:.2f}"
 
 
-def _errors(stage: StageReport) -> tuple[str, str, str]:
+def _errors(stage: StageNote) -> tuple[str, str, str]:
     """Error before and after the search of a group, and the dB between them, never "-0.00"."""
     gain = round(stage.gain_db, 2) + 0.0
     return f"{stage.start:#.3g}", f"{stage.error:#.3g}", f"{gain:+.2f}".replace("inf", "∞")

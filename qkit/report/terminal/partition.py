@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from qkit.calibration.protocol import StageNote
 from qkit.report.layer import LayerReport
 from qkit.report.model import ModelReport
-from qkit.report.partition import StageReport, groups_of
+from qkit.report.partition import groups_of
 from qkit.report.select import select_stages
 from qkit.report.terminal.cells import HEIGHTS
 from qkit.report.terminal.groups import GROUP_LEGEND, group_table, stage_labels
@@ -52,7 +53,7 @@ class PartitionStrip:
         threshold: average dependency that a group had to exceed, nats, if there was one.
     """
 
-    def __init__(self, stages: Sequence[StageReport], threshold: float | None) -> None:
+    def __init__(self, stages: Sequence[StageNote], threshold: float | None) -> None:
         self.stages = stages
         self.threshold = threshold
 
@@ -83,7 +84,7 @@ class PartitionStrip:
             bound += f" {self._glyph(self.threshold)}"
         return f"{size}, ▁ {low:.2f} to █ {high:.2f} nats{bound}"
 
-    def _bar(self, stage: StageReport) -> Text:
+    def _bar(self, stage: StageNote) -> Text:
         """Two characters, above the end of ``stage`` and the start of the next."""
         if stage.dependency is None:
             return Text()
@@ -101,11 +102,11 @@ class PartitionStrip:
         return min(values, default=0.0), max(values, default=0.0)
 
 
-Cell = tuple[StageReport, str, str]
+Cell = tuple[StageNote, str, str]
 """A stage with what stands before and behind it: a bracket at the ends of its group."""
 
 
-def _lines(groups: Sequence[Sequence[StageReport]], most: int) -> Iterator[list[Cell]]:
+def _lines(groups: Sequence[Sequence[StageNote]], most: int) -> Iterator[list[Cell]]:
     """Groups line by line, ``most`` stages in each."""
     line: list[Cell] = []
     for group in groups:

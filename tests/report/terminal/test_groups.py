@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from qkit.report.partition import StageReport
+from qkit.calibration.protocol import StageNote
 from qkit.report.terminal.groups import COLUMNS, clips, group_table
 
 ERRORS = {0: (0.25, 0.2), 1: (1.25e-5, 0.0), 2: (0.125, 0.12501)}
@@ -18,7 +18,7 @@ def stages():
     rows = (("0.attn", 0, 0), ("0.mlp", 0, 0), ("10.attn", 10, 1), ("10.mlp", 10, 2))
     inside = {"attn": ("attn.q_proj", "attn.sdpa"), "mlp": ("mlp.c_fc",)}
     return [
-        StageReport(
+        StageNote(
             f"visual.resblocks.{name}",
             "image",
             block,
@@ -83,5 +83,5 @@ def test_what_a_layer_keeps_of_its_ranges(layer, sdpa, floating, tensor):
 
 
 def test_a_group_that_cannot_lose_more_says_no_gain(lines, stages, layers):
-    exact = [StageReport("b.0", "image", 0, (layers[0].name,), math.pi, 0, 0.0, 0.0)]
+    exact = [StageNote("b.0", "image", 0, (layers[0].name,), math.pi, 0, 0.0, 0.0)]
     assert cells(lines(group_table(exact, layers)))[2][-3:] == ["0.00", "0.00", "+0.00"]

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from qkit.report.partition import PartitionReport, StageReport
+from qkit.calibration.protocol import StageNote
+from qkit.report.partition import PartitionReport
 from qkit.report.terminal.partition import PartitionStrip, print_partition
 
 SIZES = (3, 1, 2, 2, 3, 1, 1, 3)
@@ -20,7 +21,7 @@ def cut(sizes, name="visual.blocks.{block}.{half}"):
     for i, group in enumerate(groups):
         where = name.format(block=i // 2, half=("attn", "mlp")[i % 2])
         depends = None if i + 1 == len(groups) else 1 + i / 10
-        stages.append(StageReport(where, "image", i // 2, (), depends, group, 0.2, 0.1))
+        stages.append(StageNote(where, "image", i // 2, (), depends, group, 0.2, 0.1))
     return tuple(stages)
 
 
