@@ -142,6 +142,18 @@ class Affine(NamedTuple):
     shift: Tensor
 
 
+class Rounding(NamedTuple):
+    """A weight rounded with its layer's output in mind, not each value to the nearest level.
+
+    Attributes:
+        levels: integers of the weight's grid, in the weight's shape; None for the nearest.
+        correction: ``(out,)``, added to the layer's output; None for nothing.
+    """
+
+    levels: Tensor | None = None
+    correction: Tensor | None = None
+
+
 class Histogram(NamedTuple):
     """Counts over equal bins between ``low`` and ``high``.
 

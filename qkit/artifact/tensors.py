@@ -4,19 +4,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from qkit.artifact.packing import pack, unpack
-from qkit.calibration.install import install
+from qkit.calibration.install import install, install_roundings
 from qkit.errors import ArtifactError, CalibrationError
 from qkit.graph.layers import Layer, list_points
 from qkit.nn.layer import QuantLayer
 from qkit.nn.tensor_quantizer import TensorQuantizer
-from qkit.numerics import dequantize, quantize
-from qkit.spec import Affine, PointId, QParams
+from qkit.numerics import dequantize
+from qkit.spec import Affine, PointId, QParams, Rounding
 
 
 def to_tensors(model: nn.Module, layers: Sequence[Layer]) -> dict[str, Tensor]:
@@ -24,7 +25,9 @@ def to_tensors(model: nn.Module, layers: Sequence[Layer]) -> dict[str, Tensor]:
 
     A quantized weight ``NAME.weight`` is stored as ``NAME.weight.packed`` (uint8); every static
     point as ``POINT.scale`` and, where affine, ``POINT.zero_point``; a learned change of the
-    LayerNorm before a point as ``POINT.gain`` and ``POINT.shift``; all else as it is.
+    LayerNorm before a point as ``POINT.gain`` and ``POINT.shift``; what a weight's rounding adds to
+    its layer's output as ``POINT.correction``; the SHA-256 of a float weight whose integers are not
+    the nearest as ``POINT.source``, to know that weight by; all else as it is.
     """
     weights = _quantized_weights(layers)
     tensors = {
@@ -33,9 +36,13 @@ def to_tensors(model: nn.Module, layers: Sequence[Layer]) -> dict[str, Tensor]:
         if name not in weights and not _is_point_state(model, name)
     }
     for name, (layer, quantizer) in weights.items():
-        levels = quantize(layer.weight.detach(), quantizer.qparams, quantizer.spec, axis=0)
+        levels = quantizer.integers(layer.weight.detach())
         unsigned = (levels - quantizer.spec.quant_min).cpu()
         tensors[f"{name}.packed"] = pack(unsigned, quantizer.spec.bits)
+        if quantizer.levels is not None:
+            tensors[f"{quantizer.point}.source"] = _digest(layer.weight)
+        if quantizer.correction is not None:
+            tensors[f"{quantizer.point}.correction"] = quantizer.correction.cpu()
     for point in list_points(model):
         if not point.spec.dynamic:
             tensors[f"{point.point}.scale"] = point.qparams.scale.cpu()
@@ -57,12 +64,11 @@ def from_tensors(model: nn.Module, layers: Sequence[Layer], tensors: Mapping[str
     try:
         install(model, _take_qparams(model, rest), _take_affines(model, rest))
         state = dict(rest)
+        corrections = _take_roundings(layers, state, levels=False)
         for name, (layer, quantizer) in _quantized_weights(layers).items():
-            raw = unpack(
-                state.pop(f"{name}.packed"), quantizer.spec.bits, tuple(layer.weight.shape)
-            )
-            levels = raw.to(torch.int16) + quantizer.spec.quant_min
+            levels = _stored_levels(state.pop(f"{name}.packed"), layer, quantizer)
             state[name] = dequantize(levels, quantizer.qparams, quantizer.spec, axis=0)
+        install_roundings(model, corrections)
         missing, unexpected = model.load_state_dict(state, strict=False)
     except (CalibrationError, KeyError, RuntimeError, ValueError) as error:
         raise ArtifactError(_misfit(str(error))) from error
@@ -71,8 +77,10 @@ def from_tensors(model: nn.Module, layers: Sequence[Layer], tensors: Mapping[str
         raise ArtifactError(_misfit(f"{(lost + unexpected)[0]!r}"))
 
 
-def install_stored(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give the points of a model their stored scales and leave its own, float, weights in place.
+def install_stored(
+    model: nn.Module, layers: Sequence[Layer], tensors: Mapping[str, Tensor]
+) -> None:
+    """Give a model's points what is stored of them and leave its own, float, weights in place.
 
     Raises:
         ArtifactError: a scale is missing or of the wrong shape.
@@ -80,7 +88,8 @@ def install_stored(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     try:
         rest = dict(tensors)
         install(model, _take_qparams(model, rest), _take_affines(model, rest))
-    except (CalibrationError, KeyError) as error:
+        install_roundings(model, _take_roundings(layers, rest, levels=True))
+    except (CalibrationError, KeyError, ValueError) as error:
         raise ArtifactError(_misfit(str(error))) from error
 
 
@@ -94,6 +103,32 @@ def _take_affines(model: nn.Module, rest: dict[str, Tensor]) -> dict[PointId, Af
     """Take the gains and shifts of all points that have them out of ``rest``."""
     with_one = [p.point for p in list_points(model) if f"{p.point}.gain" in rest]
     return {key: Affine(rest.pop(f"{key}.gain"), rest.pop(f"{key}.shift")) for key in with_one}
+
+
+def _take_roundings(
+    layers: Sequence[Layer], rest: dict[str, Tensor], *, levels: bool
+) -> dict[PointId, Rounding]:
+    """Take corrections out of ``rest``, and read the integers that are not the nearest."""
+    found: dict[PointId, Rounding] = {}
+    for name, (layer, quantizer) in _quantized_weights(layers).items():
+        chosen = rest.pop(f"{quantizer.point}.source", None) is not None
+        correction = rest.pop(f"{quantizer.point}.correction", None)
+        packed = rest[f"{name}.packed"] if chosen and levels else None
+        if packed is not None or correction is not None:
+            fixed = None if packed is None else _stored_levels(packed, layer, quantizer)
+            found[quantizer.point] = Rounding(fixed, correction)
+    return found
+
+
+def _stored_levels(packed: Tensor, layer: QuantLayer, quantizer: TensorQuantizer) -> Tensor:
+    raw = unpack(packed, quantizer.spec.bits, tuple(layer.weight.shape))
+    return raw.to(torch.int16) + quantizer.spec.quant_min
+
+
+def _digest(weight: Tensor) -> Tensor:
+    """SHA-256 of a tensor's values, ``(32,)`` bytes."""
+    values = weight.detach().cpu().contiguous().numpy().tobytes()
+    return torch.tensor(list(hashlib.sha256(values).digest()), dtype=torch.uint8)
 
 
 def _stored_qparams(point: TensorQuantizer, rest: dict[str, Tensor]) -> QParams:

@@ -129,11 +129,13 @@ class Bench:
     def rigs(self, span: str, samples: int) -> list[Rig]:
         """Both towers, cut into stages of ``span``, with the first ``samples`` of each.
 
-        What an earlier calibration learned of their LayerNorms is dropped: trials know none of it.
+        What an earlier calibration learned of LayerNorms and fixed of weights is dropped: trials
+        know none of it.
         """
         set_mode(self.model, Mode.OFF)
         for point in list_points(self.model):
             point.set_affine(None)
+            point.set_rounding(None)
         batches = list(self.batches(samples))
         return [self._rig(tower, self.stages[span], batches) for tower in TOWERS]
 

@@ -5,16 +5,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qkit.errors import CalibrationError
 from qkit.graph.layers import list_points
 from qkit.nn.attention import ExplicitAttention
 from qkit.nn.layer import QuantLayer
 from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
-from qkit.spec import Affine, Granularity, PointId, QParams
+from qkit.spec import Affine, Granularity, PointId, QParams, Rounding
 
 
 def install(
@@ -51,6 +52,57 @@ def install(
         point.set_affine(None if learned is None else Affine(*(t.to(device) for t in learned)))
         point.observer = None
         point.set_mode(Mode.QUANTIZE)
+
+
+def install_roundings(model: nn.Module, roundings: Mapping[PointId, Rounding]) -> None:
+    """Fix the integers of weights whose scales are installed.
+
+    Args:
+        model: swapped, its points attached.
+        roundings: by the weight's point.
+
+    Raises:
+        CalibrationError: there is no such weight, or the integers or the correction do not fit it.
+    """
+    layers = {
+        module.weight_quantizer.point: module
+        for module in model.modules()
+        if isinstance(module, QuantLayer) and module.weight_quantizer is not None
+    }
+    for key, rounding in roundings.items():
+        if key not in layers:
+            message = f"the rounding of {key} has no weight to go to. Round only known weights."
+            raise CalibrationError(message)
+        _check_rounding(key, layers[key], rounding)
+    for key, (levels, correction) in roundings.items():
+        layer = layers[key]
+        fixed = None if levels is None else levels.to(layer.weight.device, torch.int16)
+        added = None if correction is None else correction.to(layer.weight.device)
+        cast(TensorQuantizer, layer.weight_quantizer).set_rounding(Rounding(fixed, added))
+
+
+def _check_rounding(key: PointId, layer: QuantLayer, rounding: Rounding) -> None:
+    if rounding.levels is not None:
+        _check_levels(key, layer, rounding.levels)
+    added, out = rounding.correction, layer.weight.shape[0]
+    if added is not None and (added.shape != (out,) or not bool(torch.isfinite(added).all())):
+        message = (
+            f"the correction of {key} has shape {tuple(added.shape)}, which needs {out} finite "
+            "values. Return one for every output channel."
+        )
+        raise CalibrationError(message)
+
+
+def _check_levels(key: PointId, layer: QuantLayer, levels: Tensor) -> None:
+    spec = cast(TensorQuantizer, layer.weight_quantizer).spec
+    low, high = (int(end) for end in torch.aminmax(levels))
+    if levels.shape != layer.weight.shape or low < spec.quant_min or high > spec.quant_max:
+        message = (
+            f"the integers of {key} have shape {tuple(levels.shape)} and reach from {low} to "
+            f"{high}, its weight has {tuple(layer.weight.shape)} and {spec.quant_min} to "
+            f"{spec.quant_max}. Round to its own grid."
+        )
+        raise CalibrationError(message)
 
 
 def _check_complete(needed: set[PointId], chosen: set[PointId]) -> None:

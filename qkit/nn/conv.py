@@ -45,7 +45,7 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, out, H', W')``."""
-        return self.product(self.quantized_input(x), self.quantized_weight())
+        return self.corrected(self.product(self.quantized_input(x), self.quantized_weight()), -3)
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, out, H', W')`` with a weight of one's choice."""

@@ -103,6 +103,14 @@ class QuantLayer(nn.Module):
             self._rounded = _Rounded.make(self.weight, quantizer)
         return self._rounded.values
 
+    def corrected(self, y: Tensor, axis: int) -> Tensor:
+        """Output ``y`` plus what the weight's rounding adds to the channels along ``axis``."""
+        quantizer = self.weight_quantizer
+        if quantizer is None or quantizer.correction is None or quantizer.mode is not Mode.QUANTIZE:
+            return y
+        shape = [-1 if d == axis % y.ndim else 1 for d in range(y.ndim)]
+        return y + quantizer.correction.reshape(shape)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._rounded = None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

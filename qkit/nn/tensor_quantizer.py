@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from qkit.errors import CalibrationError
 from qkit.numerics import (
     Grid,
+    dequantize,
     fake_quantize,
     learned_fake_quantize,
     make_grid,
+    quantize,
     token_qparams,
 )
 from qkit.observers import Observer, make_observer, read_stats
-from qkit.spec import Affine, PointId, QParams, QuantSpec, TensorStats
+from qkit.spec import Affine, PointId, QParams, QuantSpec, Rounding, TensorStats
 
 
 class Mode(Enum):
@@ -64,6 +66,8 @@ class TensorQuantizer(nn.Module):
     zero_point: Tensor | None
     gain: Tensor | None
     shift: Tensor | None
+    levels: Tensor | None
+    correction: Tensor | None
 
     def __init__(self, point: PointId, spec: QuantSpec, axis: int) -> None:
         super().__init__()
@@ -75,10 +79,8 @@ class TensorQuantizer(nn.Module):
         self.version = 0
         self.observer: Observer | None = None
         self._grids: dict[int, Grid] = {}
-        self.register_buffer("scale", None)
-        self.register_buffer("zero_point", None)
-        self.register_buffer("gain", None)
-        self.register_buffer("shift", None)
+        for name in ("scale", "zero_point", "gain", "shift", "levels", "correction"):
+            self.register_buffer(name, None)
         self.learned_scale: Tensor | None = None
 
     def set_mode(self, mode: Mode) -> None:
@@ -86,8 +88,9 @@ class TensorQuantizer(nn.Module):
         self.mode = mode
 
     def set_qparams(self, q: QParams) -> None:
-        """Install scale and zero point, ``()`` or ``(channels,)``; drops the observer."""
+        """Install scale and zero point, ``()`` or ``(channels,)``; drops observer and rounding."""
         self.scale, self.zero_point = q
+        self.set_rounding(None)
         self.observer = None
         self._grids.clear()
         self.version += 1
@@ -98,6 +101,11 @@ class TensorQuantizer(nn.Module):
         It comes and goes with the rounding: in mode OFF the input passes as it is.
         """
         self.gain, self.shift = affine or (None, None)
+
+    def set_rounding(self, rounding: Rounding | None) -> None:
+        """Fix the integers of a weight, and what its layer adds to its output, or neither."""
+        self.levels, self.correction = rounding or (None, None)
+        self.version += 1
 
     @property
     def qparams(self) -> QParams:
@@ -134,10 +142,18 @@ class TensorQuantizer(nn.Module):
 
     def round(self, x: Tensor) -> Tensor:
         """``x`` rounded to the grid, whatever the mode; does not count as a call."""
+        if self.levels is not None:
+            return dequantize(self.levels, self.qparams, self.spec, self.axis)
         x = self._adjusted(x)
         if self.learned_scale is None:
             return fake_quantize(x, self._grid(x))
         return learned_fake_quantize(x, self._qparams_of(x), self.spec)
+
+    def integers(self, weight: Tensor) -> Tensor:
+        """What a weight is stored as: the levels that were set, or the nearest; int16."""
+        if self.levels is not None:
+            return self.levels
+        return quantize(weight, self.qparams, self.spec, self.axis)
 
     def positions(self, x: Tensor) -> Tensor:
         """Where ``x`` lies on the grid, unrounded, in steps from the lowest level."""

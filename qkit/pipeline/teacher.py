@@ -39,7 +39,7 @@ def load_teacher(folder: RunFolder, model: str | None = None) -> Student:
     stored = folder.tensors()
     try:
         give_points(student, recipe)
-        install_stored(student.model, stored)
+        install_stored(student.model, student.layers, stored)
         found = to_tensors(student.model, student.layers)
     except (ArtifactError, RecipeError, CalibrationError) as error:
         raise ModelError(_other(spec, folder, "its layers differ")) from error

@@ -149,7 +149,7 @@ def test_stored_scales_go_to_the_points_and_weights_stay_float(calibrate, bare, 
     before = {name: value.clone() for name, value in student.model.named_parameters()}
     tensors = stored(result)
     names = set(tensors)
-    install_stored(student.model, tensors)
+    install_stored(student.model, student.layers, tensors)
     assert set(tensors) == names
     assert all(torch.equal(before[n], value) for n, value in student.model.named_parameters())
     pairs = zip(list_points(student.model), list_points(result.model), strict=True)
@@ -168,5 +168,6 @@ def test_a_stored_scale_that_is_missing_or_misshapen_is_refused(calibrate, bare,
     for broken in ({}, {name: torch.ones(5)}):
         tensors = stored(result)
         del tensors[name]
+        student = bare(result)
         with pytest.raises(ArtifactError, match=r"do not fit .*visual.conv1:input"):
-            install_stored(bare(result).model, tensors | broken)
+            install_stored(student.model, student.layers, tensors | broken)
