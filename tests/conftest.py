@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import qkit
 from qkit.clip.loading import load_model
 from qkit.clip.model import ClipModel, rebuild
 
@@ -98,6 +99,22 @@ def shapes(tmp_path_factory) -> Path:
     with (root / "captions.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("image", "caption"), *rows])
     return root
+
+
+@pytest.fixture(scope="session")
+def save_run(tiny_folder, shapes, tmp_path_factory) -> Callable[..., Path]:
+    """Calibrate the tiny model on the captions at 4 bits, as the options say; its run folder."""
+
+    def save(folder=tiny_folder, **options):
+        samples = qkit.Overrides(samples=6)
+        options = {"bits": 4, "method": "minmax", "overrides": samples, **options}
+        path = tmp_path_factory.mktemp("runs") / "run"
+        qkit.calibrate(f"local-dir:{folder}", f"captions:{shapes}/captions.csv", **options).save(
+            path
+        )
+        return path
+
+    return save
 
 
 @pytest.fixture(scope="session")

@@ -71,9 +71,6 @@ def test_another_float_model_is_refused_though_its_integers_would_be_the_same(
         load_teacher(read_run(saved[1]), f"local-dir:{folder}")
 
 
-def test_nearest_integers_are_stored_as_before(tiny_folder, shapes, tmp_path):
-    spec, data = f"local-dir:{tiny_folder}", f"captions:{shapes}/captions.csv"
-    flags = qkit.Overrides(samples=4, method="minmax", bits=4)
-    qkit.calibrate(spec, data, overrides=flags).save(tmp_path / "run")
-    names = load_file(tmp_path / "run" / "model.safetensors")
+def test_nearest_integers_are_stored_as_before(save_run):
+    names = load_file(save_run() / "model.safetensors")
     assert not [name for name in names if name.endswith((".source", ".correction", ".levels"))]

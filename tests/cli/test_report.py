@@ -10,8 +10,6 @@ from html.parser import HTMLParser
 
 import pytest
 
-import qkit
-
 SORTS = {
     "alone": lambda x: (x["local_sqnr_db"], x["name"]),
     "arrives": lambda x: (x["cumulative_sqnr_db"], x["name"]),
@@ -27,18 +25,10 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*[34]\d")
 
 
 @pytest.fixture(scope="module")
-def run(tiny_folder, shapes, tmp_path_factory):
+def run(save_run, shapes):
     """A run at 4 bits, evaluated on classes and captions; tests only read it."""
-    path = tmp_path_factory.mktemp("runs") / "first"
-    qkit.calibrate(
-        f"local-dir:{tiny_folder}",
-        f"captions:{shapes}/captions.csv",
-        bits=4,
-        method="percentile",
-        evaluate=[f"classes:{shapes}/classes", f"captions:{shapes}/captions.csv"],
-        overrides=qkit.Overrides(samples=6),
-    ).save(path)
-    return path
+    sources = [f"classes:{shapes}/classes", f"captions:{shapes}/captions.csv"]
+    return save_run(method="percentile", evaluate=sources)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import shutil
 
 import pytest
 
-import qkit
 from qkit.cli import report as command
 from qkit.pipeline import analyse as analysis
 from qkit.pipeline.analyse import PARTS
@@ -20,13 +19,9 @@ ALL = ("--sensitivity", "--parts", "--space", "--samples=3")
 
 
 @pytest.fixture(scope="module")
-def saved(tiny_folder, shapes, tmp_path_factory):
+def saved(save_run):
     """A run at 4 bits that nobody has analysed."""
-    path = tmp_path_factory.mktemp("runs") / "first"
-    overrides = qkit.Overrides(samples=6, bits=4, method="minmax")
-    data = f"captions:{shapes}/captions.csv"
-    qkit.calibrate(f"local-dir:{tiny_folder}", data, overrides=overrides).save(path)
-    return path
+    return save_run()
 
 
 @pytest.fixture

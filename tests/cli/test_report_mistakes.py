@@ -7,18 +7,13 @@ import shutil
 
 import pytest
 
-import qkit
 from tests.cli.conftest import one_line_error
 
 
 @pytest.fixture(scope="module")
-def run(tiny_folder, shapes, tmp_path_factory):
+def run(save_run):
     """A run that tests only read."""
-    path = tmp_path_factory.mktemp("runs") / "first"
-    overrides = qkit.Overrides(samples=4, bits=4, method="minmax")
-    data = f"captions:{shapes}/captions.csv"
-    qkit.calibrate(f"local-dir:{tiny_folder}", data, overrides=overrides).save(path)
-    return path
+    return save_run()
 
 
 @pytest.fixture(scope="module")

@@ -24,18 +24,9 @@ LAYERS = 32
 
 
 @pytest.fixture(scope="module")
-def saved(tiny_folder, shapes, tmp_path_factory):
+def saved(save_run, shapes):
     """A run of the tiny model, evaluated, not analysed yet."""
-    path = tmp_path_factory.mktemp("runs") / "run"
-    qkit.calibrate(
-        f"local-dir:{tiny_folder}",
-        f"captions:{shapes}/captions.csv",
-        bits=4,
-        method="minmax",
-        evaluate=[f"classes:{shapes}/classes"],
-        overrides=qkit.Overrides(samples=6),
-    ).save(path)
-    return path
+    return save_run(evaluate=[f"classes:{shapes}/classes"])
 
 
 @pytest.fixture

@@ -27,22 +27,8 @@ WEIGHTS = "open_clip_model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def save(tiny_folder, shapes, tmp_path_factory):
-    """Calibrate a tiny model on disk and return its run folder."""
-
-    def run(folder=tiny_folder, **options):
-        options = {"overrides": qkit.Overrides(samples=4), "method": "minmax", **options}
-        spec, data = f"local-dir:{folder}", f"captions:{shapes}/captions.csv"
-        path = tmp_path_factory.mktemp("runs") / "run"
-        qkit.calibrate(spec, data, **options).save(path)
-        return path
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def run(save):
-    return save(bits=4)
+def run(save_run):
+    return save_run()
 
 
 @pytest.fixture
@@ -66,8 +52,8 @@ def features(model, pixels, tokens):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_quantized_it_is_the_run_bit_for_bit(save, pixels, tokens, name):
-    path = save(**RECIPES[name])
+def test_quantized_it_is_the_run_bit_for_bit(save_run, pixels, tokens, name):
+    path = save_run(**RECIPES[name])
     teacher = load_teacher(read_run(path))
     assert {point.mode for point in list_points(teacher.model)} == {Mode.QUANTIZE}
     run = qkit.load(path)
@@ -114,9 +100,9 @@ def test_another_architecture_is_refused(run):
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_that_has_moved_is_found_by_its_new_name(save, tiny_folder, tmp_path):
+def test_a_model_that_has_moved_is_found_by_its_new_name(save_run, tiny_folder, tmp_path):
     shutil.copytree(tiny_folder, tmp_path / "old")
-    path = save(tmp_path / "old")
+    path = save_run(tmp_path / "old")
     (tmp_path / "old").rename(tmp_path / "new")
     refuse(path, None, f"local-dir:{tmp_path / 'old'}", "could not be loaded")
     teacher = load_teacher(read_run(path), f"local-dir:{tmp_path / 'new'}")
