@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from calibrators.entropy.blocks import Best, BlockSearch, notes
@@ -117,10 +117,9 @@ class Entropy:
         rigs = session.bench.rigs(self.span, self.samples) if session.bench else []
         if self.optimize_encoder:
             require_stages(rigs)
-        result = _Result()
+        result = _Result(dict(Mse().calibrate(session, ignore)))
         for rig in rigs:
             self._tower(rig, session, result, advance)
-        result.chosen |= _least_error(session, session.points.keys() - result.chosen.keys())
         if self.optimize_encoder:
             learned, result.affines = self._optimize(session, result.magnitudes, advance)
             result.chosen |= learned
@@ -132,14 +131,11 @@ class Entropy:
         self, rig: Rig, session: CalibrationSession, result: _Result, advance: Advance
     ) -> None:
         """Survey one tower, cut it into blocks, and search them one after the other."""
+        for point in rig.points.keys() & result.chosen.keys():
+            rig.put(point, result.chosen[point])
         weighted = self.objective == "importance"
         found = Surveyor(rig, session, self.rows, self.seed).run(weighted=weighted)
-        rest = _least_error(
-            session, session.points.keys() & rig.points.keys() - found.chosen.keys()
-        )
-        for point, q in rest.items():
-            rig.put(point, q)
-        result.chosen |= found.chosen | rest
+        result.chosen |= found.chosen
         result.magnitudes[rig.tower] = [one.magnitude for one in found.importances]
         threshold = threshold_of(found.dependencies, self.threshold)
         result.thresholds[rig.tower] = threshold
@@ -193,17 +189,11 @@ class Entropy:
         return shuffled(blocks, self.seed) if self.partition == "random" else blocks
 
 
-def _least_error(session: CalibrationSession, points: Iterable[PointId]) -> dict[PointId, QParams]:
-    """Scales of least error of the tensor itself."""
-    specs = {point: session.points[point] for point in points}
-    return dict(Mse().calibrate(replace(session, points=specs), ignore))
-
-
 @dataclass(slots=True)
 class _Result:
     """What is gathered from tower to tower; ``told`` points were counted as done."""
 
-    chosen: dict[PointId, QParams] = field(default_factory=dict)
+    chosen: dict[PointId, QParams]
     stages: list[StageNote] = field(default_factory=list)
     thresholds: dict[str, float] = field(default_factory=dict)
     magnitudes: dict[str, list[float]] = field(default_factory=dict)

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 class ShortTextCLIP(CLIP):  # type: ignore[misc]
     """open_clip's CLIP that also takes fewer tokens than its context has."""
 
+    float_class = CLIP
+
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
         """Features ``(N, dim)`` of token numbers ``(N, tokens)``."""
         length = text.shape[1]
@@ -35,6 +37,8 @@ class ShortTextCLIP(CLIP):  # type: ignore[misc]
 
 class ShortTextTransformer(TextTransformer):  # type: ignore[misc]
     """open_clip's text tower that also takes fewer tokens than its context has."""
+
+    float_class = TextTransformer
 
     def _embeds(self, text: Tensor) -> tuple[Tensor, Tensor | None]:
         x, mask = super()._embeds(text)

@@ -71,6 +71,7 @@ def _swap_parameter(owner: nn.Module, name: str) -> None:
 def restore(model: nn.Module) -> None:
     """Undo ``swap`` in place: classes, parameter names and their order are as they were."""
     for owner in list(model.modules()):
+        owner.__class__ = getattr(owner, "float_class", type(owner))
         for name, child in list(owner.named_children()):
             if isinstance(child, QuantProjection):
                 _restore_parameter(owner, name, child)

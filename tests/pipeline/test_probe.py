@@ -141,8 +141,7 @@ def test_one_layer_alone_and_one_layer_spared(prober, name):
 def test_texts_may_outnumber_images(prober):
     """Unreadable images are left out of a batch, their texts are not."""
     first, *rest = prober.batches
-    texts = torch.cat([batch.texts for batch in rest])
-    fewer = Prober(prober.student, [first, Batch(None, texts)])
+    fewer = Prober(prober.student, [first, *(Batch(None, batch.texts) for batch in rest)])
     assert torch.equal(fewer.float.images, prober.float.images[: len(first.images)])
     assert len(fewer.float.texts) == 12
     assert fewer.whole().logit_kl > 0
