@@ -79,11 +79,13 @@ def make_grid(q: QParams, spec: QuantSpec, axis: int | None = None, ndim: int = 
     low, high = spec.quant_min - q.zero_point, spec.quant_max - q.zero_point
     if q.scale.ndim == 0:
         return Grid(inv_scale.item(), q.scale.item(), float(low.item()), float(high.item()))
-    shape = q.scale.shape
-    if axis is not None:
-        shape = torch.Size(-1 if d == axis % ndim else 1 for d in range(ndim))
     floats = (inv_scale, q.scale, low.to(q.scale.dtype), high.to(q.scale.dtype))
-    return Grid(*(t.reshape(shape) for t in floats))
+    return Grid(*(t if axis is None else along(t, axis, ndim) for t in floats))
+
+
+def along(values: Tensor, axis: int, ndim: int) -> Tensor:
+    """Values ``(channels,)`` in the shape that runs along ``axis`` of data of ``ndim`` axes."""
+    return values.reshape([-1 if d == axis % ndim else 1 for d in range(ndim)])
 
 
 class _FakeQuantize(torch.autograd.Function):

@@ -82,7 +82,8 @@ def _ends(model: Any, tokens: Tensor) -> Tensor | None:
     if tower.attn_mask is None:
         return None
     # text_global_pool's choice: the highest number, or the first end
-    return {"argmax": tokens.argmax(-1), "eos": (tokens == end).int().argmax(-1)}.get(pool)
+    marks = {"argmax": tokens, "eos": tokens == end}.get(pool)
+    return None if marks is None else marks.int().argmax(-1)
 
 
 def _cut_mask(mask: Tensor | None, length: int) -> Tensor | None:

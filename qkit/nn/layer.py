@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
+from qkit.numerics import along
 from qkit.spec import PointId, Scheme
 
 
@@ -108,8 +109,7 @@ class QuantLayer(nn.Module):
         quantizer = self.weight_quantizer
         if quantizer is None or quantizer.correction is None or quantizer.mode is not Mode.QUANTIZE:
             return y
-        shape = [-1 if d == axis % y.ndim else 1 for d in range(y.ndim)]
-        return y + quantizer.correction.reshape(shape)
+        return y + along(quantizer.correction, axis, y.ndim)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._rounded = None

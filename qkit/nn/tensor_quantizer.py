@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from qkit.errors import CalibrationError
 from qkit.numerics import (
     Grid,
+    along,
     dequantize,
     fake_quantize,
     learned_fake_quantize,
@@ -90,10 +91,9 @@ class TensorQuantizer(nn.Module):
     def set_qparams(self, q: QParams) -> None:
         """Install scale and zero point, ``()`` or ``(channels,)``; drops observer and rounding."""
         self.scale, self.zero_point = q
-        self.set_rounding(None)
         self.observer = None
         self._grids.clear()
-        self.version += 1
+        self.set_rounding(None)
 
     def set_affine(self, affine: Affine | None) -> None:
         """Set what is applied to the input's channels (its last axis) before rounding, or nothing.
@@ -169,9 +169,8 @@ class TensorQuantizer(nn.Module):
         if self.spec.dynamic:
             return token_qparams(x, self.spec)
         scale = self.qparams.scale if self.learned_scale is None else self.learned_scale
-        shape = [-1 if d == self.axis % x.ndim else 1 for d in range(x.ndim)]
         both = (scale, self.qparams.zero_point)
-        return QParams(*(t.reshape(shape) if t.ndim else t for t in both))
+        return QParams(*(along(t, self.axis, x.ndim) if t.ndim else t for t in both))
 
     def _observe(self, x: Tensor) -> None:
         low, high = torch.aminmax(x.detach())
