@@ -35,9 +35,9 @@ from qkit.clip.loading import load_model
 from qkit.errors import QkitWarning
 from qkit.graph.layers import list_points
 from qkit.nn.tensor_quantizer import Mode
-from qkit.pipeline.calibrate import collect
 from qkit.pipeline.evaluate import Evaluator
 from qkit.pipeline.inputs import open_calibration
+from qkit.pipeline.steps import collect
 from qkit.pipeline.student import Student, give_points, prepare
 from qkit.progress import Silent
 from qkit.recipe import Recipe, load_recipe, override

@@ -39,8 +39,8 @@ from qkit.calibration.session import CalibrationSession
 from qkit.clip.loading import load_model
 from qkit.errors import QkitWarning
 from qkit.nn.tensor_quantizer import Mode
-from qkit.pipeline.calibrate import collect
 from qkit.pipeline.inputs import open_calibration
+from qkit.pipeline.steps import collect
 from qkit.pipeline.student import Student, give_points, prepare
 from qkit.progress import Silent, ignore
 from qkit.recipe import Recipe, override

@@ -37,15 +37,15 @@ from qkit.calibration.session import CalibrationSession, open_session
 from qkit.clip.loading import load_model
 from qkit.clip.stages import list_stages
 from qkit.errors import QkitWarning
-from qkit.pipeline.calibrate import collect
 from qkit.pipeline.inputs import open_calibration
+from qkit.pipeline.steps import collect
 from qkit.pipeline.student import give_points, prepare
 from qkit.progress import Silent, ignore
 from qkit.recipe import Recipe, override
 from qkit.recipe.overrides import Overrides
 
 BITS = 4
-DEEP_SAMPLES = 4
+DEEP_SAMPLES = 2
 SIZES = (1, 2, 3, 6)
 FIRST = 6  # half blocks that sizes are compared on
 

@@ -50,13 +50,16 @@ def qparams_from_range(range_: Range, spec: QuantSpec) -> QParams:
     )
 
 
-def token_qparams(x: Tensor, spec: QuantSpec) -> QParams:
+def token_qparams(x: Tensor, spec: QuantSpec, clip: float = 1.0) -> QParams:
     """Scale and zero point of every token of ``x`` ``(..., features)``; both are ``(..., 1)``.
 
     Same formula as ``qparams_from_range``, kept free of its argument checks: it runs in a forward.
+    A ``clip`` below 1 leaves out as much at either end of each token's range.
     """
     low = x.amin(dim=-1, keepdim=True).clamp(max=0)
     high = x.amax(dim=-1, keepdim=True).clamp(min=0)
+    if clip != 1.0:
+        low, high = low * clip, high * clip
     steps = spec.quant_max - spec.quant_min
     if spec.symmetric:
         scale = (torch.maximum(-low, high) / (steps / 2)).clamp(min=EPS)

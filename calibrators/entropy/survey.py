@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +14,7 @@ from calibrators.entropy.dependency import Dependency
 from calibrators.entropy.layerwise import choose_input, choose_weight
 from qkit.calibration.bench import Rig, Stream
 from qkit.calibration.importance import Importance, measure_importance
+from qkit.calibration.readers import arrivals, draw, group_readers
 from qkit.calibration.running import Inputs
 from qkit.calibration.session import CalibrationSession
 from qkit.graph.layers import Layer
@@ -80,10 +81,8 @@ class Surveyor:
     def _own(self, layers: Sequence[Layer], inputs: Inputs) -> dict[PointId, QParams]:
         """Choose and install each layer's own best scales; readers of one input go together."""
         chosen: dict[PointId, QParams] = {}
-        for group in _groups(layers, inputs):
-            # a ResNet's pooling hands its query layer one token, key and value all of them
-            arrived = max((inputs[layer.name] for layer in group), key=_size)
-            chosen.update(self._group(group, arrived))
+        for group in group_readers(layers, inputs):
+            chosen.update(self._group(group, arrivals(group, inputs)))
         for point, q in chosen.items():
             self.rig.put(point, q)
         return chosen
@@ -94,8 +93,9 @@ class Surveyor:
         first = group[0]
         point = next(iter(first.input_quantizers), None)
         if point is not None and point.spec.dynamic:
-            arrived = [point.round(x) for x in arrived]
-        rows = self._draw([r for x in arrived if (r := first.rows(x)) is not None])
+            arrived = [first.rounded(x) for x in arrived]
+        parts = [r for x in arrived if (r := first.rows(x)) is not None]
+        rows = draw(parts, self.rows, self.seed)  # by importance was tried and lost accuracy
         if rows is None:
             return chosen
         if point is not None and point.spec.granularity is Granularity.TENSOR:
@@ -113,15 +113,6 @@ class Surveyor:
     def _full(self, point: PointId) -> Range:
         seen = self.session.stats(point)
         return Range(seen.min_val, seen.max_val)
-
-    def _draw(self, parts: list[Tensor]) -> Tensor | None:
-        """At most so many rows, evenly: drawing by importance was tried and lost accuracy."""
-        if not parts:
-            return None
-        rows = torch.cat(parts)
-        generator = torch.Generator().manual_seed(self.seed)
-        index = torch.randperm(len(rows), generator=generator)[: self.rows]
-        return rows[index.to(rows.device)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,21 +143,3 @@ def _dependency(before: Positions, after: Positions) -> float:
     for x, y in zip(before.values, after.values, strict=True):
         found.update(x, y)
     return found.value
-
-
-def _size(stream: Stream) -> int:
-    return sum(x.numel() for x in stream)
-
-
-def _groups(layers: Sequence[Layer], names: Iterable[str]) -> list[list[Layer]]:
-    """Layers with a weight, those that read one point together, in the order they run in."""
-    by_name = {
-        layer.name: layer for layer in layers if layer.kind not in ("attention", "embedding")
-    }
-    groups: dict[object, list[Layer]] = {}
-    for name in names:
-        if name in by_name:
-            layer = by_name[name]
-            point = next(iter(layer.input_quantizers), None)
-            groups.setdefault(point or name, []).append(layer)
-    return list(groups.values())

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from qkit.artifact.packing import pack, unpack
+from qkit.calibration.coordinates import install_transforms
 from qkit.calibration.install import install, install_roundings
 from qkit.errors import ArtifactError, CalibrationError
 from qkit.graph.layers import Layer, list_points
-from qkit.nn.layer import QuantLayer
+from qkit.nn.layer import QuantLayer, mean_offset
 from qkit.nn.tensor_quantizer import TensorQuantizer
-from qkit.numerics import dequantize
 from qkit.spec import Affine, PointId, QParams, Rounding
+from qkit.transform import Transform
 
 
 def to_tensors(model: nn.Module, layers: Sequence[Layer]) -> dict[str, Tensor]:
@@ -26,8 +27,10 @@ def to_tensors(model: nn.Module, layers: Sequence[Layer]) -> dict[str, Tensor]:
     A quantized weight ``NAME.weight`` is stored as ``NAME.weight.packed`` (uint8); every static
     point as ``POINT.scale`` and, where affine, ``POINT.zero_point``; a learned change of the
     LayerNorm before a point as ``POINT.gain`` and ``POINT.shift``; what a weight's rounding adds to
-    its layer's output as ``POINT.correction``; the SHA-256 of a float weight whose integers are not
-    the nearest as ``POINT.source``, to know that weight by; all else as it is.
+    its layer's output as ``POINT.correction``, and what the mean of a centred input adds as
+    ``POINT.offset``; the coordinates of a point as ``POINT.transform.NAME``; the SHA-256 of a float
+    weight whose integers are not simply the nearest to it as ``POINT.source``, to know that weight
+    by; all else as it is.
     """
     weights = _quantized_weights(layers)
     tensors = {
@@ -39,10 +42,7 @@ def to_tensors(model: nn.Module, layers: Sequence[Layer]) -> dict[str, Tensor]:
         levels = quantizer.integers(layer.weight.detach())
         unsigned = (levels - quantizer.spec.quant_min).cpu()
         tensors[f"{name}.packed"] = pack(unsigned, quantizer.spec.bits)
-        if quantizer.levels is not None:
-            tensors[f"{quantizer.point}.source"] = _digest(layer.weight)
-        if quantizer.correction is not None:
-            tensors[f"{quantizer.point}.correction"] = quantizer.correction.cpu()
+        tensors |= _beside(layer, quantizer)
     for point in list_points(model):
         if not point.spec.dynamic:
             tensors[f"{point.point}.scale"] = point.qparams.scale.cpu()
@@ -51,7 +51,20 @@ def to_tensors(model: nn.Module, layers: Sequence[Layer]) -> dict[str, Tensor]:
         if point.gain is not None and point.shift is not None:
             tensors[f"{point.point}.gain"] = point.gain.cpu()
             tensors[f"{point.point}.shift"] = point.shift.cpu()
+        if point.transform is not None and point.point.role != "weight":
+            parts = point.transform.tensors()
+            tensors |= {f"{point.point}.transform.{k}": t.cpu() for k, t in parts.items()}
     return tensors
+
+
+def _beside(layer: QuantLayer, quantizer: TensorQuantizer) -> dict[str, Tensor]:
+    """What else is stored of a weight."""
+    found: dict[str, Tensor | None] = {"correction": quantizer.correction}
+    if quantizer.levels is not None or quantizer.transform is not None:
+        found["source"] = _digest(layer.weight)
+    weight = layer.weight.detach()
+    found["offset"] = mean_offset(quantizer, weight, quantizer.round(weight).add(0.0))
+    return {f"{quantizer.point}.{k}": t.cpu() for k, t in found.items() if t is not None}
 
 
 def from_tensors(model: nn.Module, layers: Sequence[Layer], tensors: Mapping[str, Tensor]) -> None:
@@ -62,12 +75,13 @@ def from_tensors(model: nn.Module, layers: Sequence[Layer], tensors: Mapping[str
     """
     rest = dict(tensors)
     try:
+        install_transforms(layers, _take_transforms(model, rest))
         install(model, _take_qparams(model, rest), _take_affines(model, rest))
         state = dict(rest)
         corrections = _take_roundings(layers, state, levels=False)
         for name, (layer, quantizer) in _quantized_weights(layers).items():
             levels = _stored_levels(state.pop(f"{name}.packed"), layer, quantizer)
-            state[name] = dequantize(levels, quantizer.qparams, quantizer.spec, axis=0)
+            state[name] = quantizer.dequantized(levels).add(0.0)  # no -0.0
         install_roundings(model, corrections)
         missing, unexpected = model.load_state_dict(state, strict=False)
     except (CalibrationError, KeyError, RuntimeError, ValueError) as error:
@@ -87,6 +101,7 @@ def install_stored(
     """
     try:
         rest = dict(tensors)
+        install_transforms(layers, _take_transforms(model, rest))
         install(model, _take_qparams(model, rest), _take_affines(model, rest))
         install_roundings(model, _take_roundings(layers, rest, levels=True))
     except (CalibrationError, KeyError, ValueError) as error:
@@ -105,14 +120,33 @@ def _take_affines(model: nn.Module, rest: dict[str, Tensor]) -> dict[PointId, Af
     return {key: Affine(rest.pop(f"{key}.gain"), rest.pop(f"{key}.shift")) for key in with_one}
 
 
+def _take_transforms(model: nn.Module, rest: dict[str, Tensor]) -> dict[PointId, Transform]:
+    """Take the coordinates of all points that have some out of ``rest``."""
+    found: dict[PointId, Transform] = {}
+    for point in list_points(model):
+        start = f"{point.point}.transform."
+        names = [name for name in rest if name.startswith(start)]
+        if names:
+            parts = {name.removeprefix(start): rest.pop(name) for name in names}
+            found[point.point] = Transform.from_tensors(parts)
+    return found
+
+
 def _take_roundings(
     layers: Sequence[Layer], rest: dict[str, Tensor], *, levels: bool
 ) -> dict[PointId, Rounding]:
-    """Take corrections out of ``rest``, and read the integers that are not the nearest."""
+    """Take corrections out of ``rest``, and, for a float weight, read its stored integers.
+
+    Without its float weight a layer cannot know what the mean of its input lacks: that is then part
+    of the correction.
+    """
     found: dict[PointId, Rounding] = {}
     for name, (layer, quantizer) in _quantized_weights(layers).items():
         chosen = rest.pop(f"{quantizer.point}.source", None) is not None
         correction = rest.pop(f"{quantizer.point}.correction", None)
+        offset = rest.pop(f"{quantizer.point}.offset", None)
+        if not levels and offset is not None:
+            correction = offset if correction is None else correction + offset
         packed = rest[f"{name}.packed"] if chosen and levels else None
         if packed is not None or correction is not None:
             fixed = None if packed is None else _stored_levels(packed, layer, quantizer)
@@ -148,7 +182,7 @@ def _quantized_weights(layers: Sequence[Layer]) -> dict[str, tuple[QuantLayer, T
 
 def _is_point_state(model: nn.Module, name: str) -> bool:
     owner = name.rpartition(".")[0]
-    return isinstance(model.get_submodule(owner), TensorQuantizer)
+    return isinstance(model.get_submodule(owner), TensorQuantizer | Transform)
 
 
 def _misfit(detail: str) -> str:

@@ -7,12 +7,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
+from qkit.calibration.bench import Bench
 from qkit.calibration.session import CalibrationSession
 from qkit.numerics import qparams_from_range, sqnr_db
 from qkit.progress import Advance
-from qkit.spec import Affine, PointId, QParams, QuantSpec, Range, TensorStats
+from qkit.spec import Affine, PointId, QParams, QuantSpec, Range, Rounding, TensorStats
+from qkit.transform import Transform
 
 
 @runtime_checkable
@@ -25,6 +27,35 @@ class Calibrator(Protocol):
 
     def calibrate(self, session: CalibrationSession, advance: Advance) -> Mapping[PointId, QParams]:
         """Return qparams for exactly ``session.points``, calling ``advance(1)`` after each."""
+        ...
+
+
+class TransformMethod(Protocol):
+    """Chooses the coordinates in which inputs, and the weights that read them, are rounded.
+
+    Implement it as a frozen dataclass, as a calibrator.
+    """
+
+    def choose(self, bench: Bench, advance: Advance) -> Mapping[PointId, Transform]:
+        """Coordinates by the input's point; inputs that are left out keep their own."""
+        ...
+
+
+class RoundedWeight(NamedTuple):
+    """A weight's scale and the integers that were chosen with it."""
+
+    qparams: QParams
+    rounding: Rounding
+
+
+class RoundingMethod(Protocol):
+    """Chooses the integers of weights of a model all of whose points have scales.
+
+    Implement it as a frozen dataclass, as a calibrator.
+    """
+
+    def round(self, bench: Bench, advance: Advance) -> Mapping[PointId, RoundedWeight]:
+        """Scale and integers by the weight's point; weights left out keep the nearest."""
         ...
 
 

@@ -71,7 +71,7 @@ def open_session(
     points: dict[PointId, QuantSpec] = {}
     seen: dict[PointId, TensorStats] = {}
     weights = {
-        layer.weight_quantizer.point: layer.module.weight
+        layer.weight_quantizer.point: layer.weight_rows
         for layer in layers
         if isinstance(layer.module, QuantLayer) and layer.weight_quantizer is not None
     }

@@ -12,7 +12,7 @@ from qkit.cli.compare import compare
 from qkit.cli.demo import demo
 from qkit.cli.doctor import doctor
 from qkit.cli.evaluate import evaluate
-from qkit.cli.listing import calibrators, recipes
+from qkit.cli.listing import calibrators, recipes, roundings, transforms
 from qkit.cli.report import report
 
 app = typer.Typer(
@@ -29,6 +29,8 @@ app.command()(report)
 app.command()(compare)
 app.command()(evaluate)
 app.command()(calibrators)
+app.command()(transforms)
+app.command()(roundings)
 app.command()(recipes)
 app.command()(doctor)
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The qkit authors
-"""``qkit calibrators`` and ``qkit recipes``: what can be named."""
+"""``qkit calibrators``, ``transforms``, ``roundings`` and ``recipes``: what can be named."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -15,19 +15,34 @@ from rich.table import Table
 from qkit.cli.console import reported, stdout
 from qkit.errors import RegistryError
 
+if TYPE_CHECKING:
+    from qkit.calibration.registry import Registry
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 
 
 @reported
 def calibrators(as_json: AsJson = False) -> None:
     """List the calibrators that --method takes, with their options."""
-    from qkit.calibration.registry import list_calibrators
+    from qkit.calibration.registry import CALIBRATORS
 
-    rows = [
-        {"name": info.name, "from": info.distribution, **_describe(info.name)}
-        for info in list_calibrators()
-    ]
-    _show(rows, as_json)
+    _show(_plugins(CALIBRATORS), as_json)
+
+
+@reported
+def transforms(as_json: AsJson = False) -> None:
+    """List what a recipe's [transform] can name, with options."""
+    from qkit.calibration.registry import TRANSFORMS
+
+    _show(_plugins(TRANSFORMS), as_json)
+
+
+@reported
+def roundings(as_json: AsJson = False) -> None:
+    """List what a recipe's [rounding] can name, with options."""
+    from qkit.calibration.registry import ROUNDINGS
+
+    _show(_plugins(ROUNDINGS), as_json)
 
 
 @reported
@@ -47,12 +62,17 @@ def recipes(as_json: AsJson = False) -> None:
     _show(rows, as_json)
 
 
-def _describe(name: str) -> dict[str, Any]:
-    """Summary and options of a calibrator; a plug-in that fails to import is told, not hidden."""
-    from qkit.calibration.registry import calibrator_class
+def _plugins(registry: Registry) -> list[dict[str, Any]]:
+    return [
+        {"name": info.name, "from": info.distribution, **_describe(registry, info.name)}
+        for info in registry.list()
+    ]
 
+
+def _describe(registry: Registry, name: str) -> dict[str, Any]:
+    """Summary and options of a plug-in; one that fails to import is told, not hidden."""
     try:
-        cls: Any = calibrator_class(name)
+        cls: Any = registry.load(name)
     except RegistryError as error:
         return {"summary": f"cannot be used: {error}", "options": {}}
     fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()

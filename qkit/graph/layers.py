@@ -18,6 +18,7 @@ from qkit.nn.layer import QuantLayer
 from qkit.nn.linear import QuantLinear, QuantProjection
 from qkit.nn.tensor_quantizer import Mode, TensorQuantizer, in_mode
 from qkit.spec import LayerKind, QuantSpec
+from qkit.transform import Transform
 
 Towers = Mapping[str, tuple[str, ...]]
 """Tower name to the paths of the modules and parameters that belong to it."""
@@ -69,16 +70,60 @@ class Layer:
         return 1 if self.kind == "conv" else -1
 
     @property
-    def weight_rows(self) -> Tensor:
+    def transform(self) -> Transform | None:
+        """The coordinates in which input and weight are rounded, if not their own."""
+        return next((point.transform for point in self.input_quantizers), None)
+
+    @property
+    def raw_weight(self) -> Tensor:
         """The float weight as ``(out, in)``; empty for an attention core, which has none."""
-        weight = getattr(self.module, "weight", torch.empty(0, 0))
+        weight: Tensor = getattr(self.module, "weight", torch.empty(0, 0))
         return weight.detach().flatten(1)
 
+    @property
+    def weight_rows(self) -> Tensor:
+        """The float weight as ``(out, in)``, in the coordinates in which it is rounded.
+
+        Empty for an attention core, which has none.
+        """
+        weight = self.raw_weight
+        return weight if self.transform is None else self.transform.weight_into(weight)
+
+    @property
+    def weight_shape(self) -> torch.Size:
+        """Shape of the weight; (0, 0) for an attention core, which has none."""
+        weight: Tensor = getattr(self.module, "weight", torch.empty(0, 0))
+        return weight.shape
+
+    @property
+    def reads(self) -> int:
+        """Values of an input that one output is made of; 0 for an attention core."""
+        return self.weight_shape[1:].numel()
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """An input as this layer's input point rounds it, whatever the mode."""
+        if isinstance(self.module, QuantLayer) and self.attention is None:
+            with self.switched(Mode.QUANTIZE):
+                return self.module.quantized_input(x)
+        return self.input_quantizers[0].round(x)
+
+    def as_rounded(self, x: Tensor) -> Tensor:
+        """An input in the coordinates in which it is rounded; patches stay where they are."""
+        point = next(iter(self.input_quantizers), None)
+        return x if point is None or self.kind == "conv" else point.into(x)
+
     def rows(self, x: Tensor) -> Tensor | None:
-        """An input as the matrix ``(rows, in)`` whose rows ``weight.flatten(1)`` multiplies.
+        """An input as the matrix ``(rows, in)`` whose rows ``weight_rows`` multiplies.
+
+        In the coordinates in which it is rounded, but not rounded.
 
         None where there is no such matrix: embeddings, attention cores, grouped convolutions.
         """
+        rows = self.raw_rows(x)
+        return rows if rows is None or self.transform is None else self.transform.into(rows)
+
+    def raw_rows(self, x: Tensor) -> Tensor | None:
+        """An input as the matrix ``(rows, in)`` whose rows ``weight.flatten(1)`` multiplies."""
         if isinstance(self.module, QuantLinear):
             return x.flatten(0, -2)
         if isinstance(self.module, QuantConv2d) and self.module.groups == 1:

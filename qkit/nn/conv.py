@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkit.nn.layer import QuantLayer
+from qkit.nn.tensor_quantizer import Mode
 
 _MODES = {
     "zeros": "constant",
@@ -29,6 +30,7 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
     """``nn.Conv2d`` with points on input ``(N, C, H, W)`` and weight ``(out, C, kh, kw)``."""
 
     input_axis: ClassVar[int | None] = 1
+    output_axis: ClassVar[int] = -3
 
     @classmethod
     def from_float(cls, module: nn.Conv2d) -> Self:
@@ -45,12 +47,45 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, out, H', W')``."""
-        return self.corrected(self.product(self.quantized_input(x), self.quantized_weight()), -3)
+        return self.output(self.quantized_input(x), self.quantized_weight())
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, out, H', W')`` with a weight of one's choice."""
         result: Tensor = self._conv_forward(x, weight, self.bias)
         return result
+
+    @property
+    def cuts_patches(self) -> bool:
+        """Whether every input value is read at one output position only, as in a ViT's stem."""
+        apart = self.kernel_size == self.stride and self.groups == 1
+        return apart and set(self.padding) == {0} and set(self.dilation) == {1}
+
+    def quantized_input(self, x: Tensor) -> Tensor:
+        """Pass ``x`` through the input point; its tokens are patches, or else whole inputs.
+
+        A scale of its own is possible for what no other position reads.
+        """
+        point = self.input_quantizer
+        if point is None or not (point.spec.dynamic or point.transform is not None):
+            return super().quantized_input(x)
+        if not self.cuts_patches:
+            passed: Tensor = point(x.flatten(1))
+            return passed.view_as(x)
+        if point.mode is Mode.OFF:
+            return x
+        tokens = self.patches(x).unflatten(0, (len(x), -1))
+        return self._joined(point(tokens), x)
+
+    def _joined(self, tokens: Tensor, like: Tensor) -> Tensor:
+        """Patches ``(N, positions, C * kh * kw)`` as an input again; what none reads is kept."""
+        high, wide = self.stride
+        covered = (like.shape[-2] // high * high, like.shape[-1] // wide * wide)
+        joined = F.fold(tokens.transpose(1, 2), covered, self.kernel_size, stride=self.stride)
+        if joined.shape == like.shape:
+            return joined
+        whole = like.clone()
+        whole[..., : covered[0], : covered[1]] = joined
+        return whole
 
     def patches(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` to one row ``(C * kh * kw)`` for every output position."""

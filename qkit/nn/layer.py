@@ -22,6 +22,7 @@ class _Rounded:
     """A rounded weight and what it was made from, so that a stale one is never used."""
 
     values: Tensor
+    added: Tensor | None
     weight: Tensor
     weight_version: int
     quantizer: TensorQuantizer
@@ -31,13 +32,34 @@ class _Rounded:
     def make(cls, weight: Tensor, quantizer: TensorQuantizer) -> Self:
         # a tensor born in inference mode could never take part in training
         with torch.inference_mode(False), torch.no_grad():
-            values = quantizer.round(weight.detach()).add_(0.0)  # -0.0 is stored as 0.0
-        return cls(values, weight, weight._version, quantizer, quantizer.version)
+            values = quantizer.round(weight.detach()).add(0.0)  # -0.0 is stored as 0.0
+            added = added_by(quantizer, weight.detach(), values)
+        return cls(values, added, weight, weight._version, quantizer, quantizer.version)
 
     def is_of(self, weight: Tensor, quantizer: TensorQuantizer) -> bool:
         same = self.weight is weight and self.quantizer is quantizer
         versions = (self.weight_version, self.quantizer_version)
         return same and versions == (weight._version, quantizer.version)
+
+
+def mean_offset(quantizer: TensorQuantizer, weight: Tensor, rounded: Tensor) -> Tensor | None:
+    """What a centred input's mean lacks behind a rounded weight, ``(out,)``; None if not centred.
+
+    The mean is known beforehand, so it passes the float weight and joins the bias.
+    """
+    transform = quantizer.transform
+    if transform is None or transform.shift is None:
+        return None
+    return (weight - rounded).flatten(1) @ transform.shift
+
+
+def added_by(quantizer: TensorQuantizer, weight: Tensor, rounded: Tensor) -> Tensor | None:
+    """What a weight's rounding adds to its layer's output, ``(out,)``; None for nothing."""
+    offset = mean_offset(quantizer, weight, rounded)
+    correction = quantizer.correction
+    if offset is None or correction is None:
+        return correction if offset is None else offset
+    return correction + offset
 
 
 class QuantLayer(nn.Module):
@@ -48,9 +70,11 @@ class QuantLayer(nn.Module):
 
     Attributes:
         input_axis: channel axis of the input; None for a layer whose input is no float tensor.
+        output_axis: channel axis of the output.
     """
 
     input_axis: ClassVar[int | None] = -1
+    output_axis: ClassVar[int] = -1
     weight: Tensor
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -104,12 +128,15 @@ class QuantLayer(nn.Module):
             self._rounded = _Rounded.make(self.weight, quantizer)
         return self._rounded.values
 
-    def corrected(self, y: Tensor, axis: int) -> Tensor:
-        """Output ``y`` plus what the weight's rounding adds to the channels along ``axis``."""
-        quantizer = self.weight_quantizer
-        if quantizer is None or quantizer.correction is None or quantizer.mode is not Mode.QUANTIZE:
+    def output(self, x: Tensor, weight: Tensor) -> Tensor:
+        """What the layer returns for an input and a weight that stands for a rounded one."""
+        y, quantizer = self.product(x, weight), self.weight_quantizer
+        if quantizer is None or quantizer.mode is not Mode.QUANTIZE:
             return y
-        return y + along(quantizer.correction, axis, y.ndim)
+        known = self._rounded
+        cached = known is not None and known.values is weight
+        added = known.added if known and cached else added_by(quantizer, self.weight, weight)
+        return y if added is None else y + along(added, self.output_axis, y.ndim)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._rounded = None

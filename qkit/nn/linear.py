@@ -30,7 +30,7 @@ class QuantLinear(QuantLayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` to ``(..., out)``."""
-        return self.corrected(self.product(self.quantized_input(x), self.quantized_weight()), -1)
+        return self.output(self.quantized_input(x), self.quantized_weight())
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """``(..., in)`` to ``(..., out)`` with a weight ``(out, in)`` of one's choice."""

@@ -25,6 +25,7 @@ from qkit.numerics import (
 )
 from qkit.observers import Observer, make_observer, read_stats
 from qkit.spec import Affine, PointId, QParams, QuantSpec, Rounding, TensorStats
+from qkit.transform import Transform
 
 
 class Mode(Enum):
@@ -61,6 +62,7 @@ class TensorQuantizer(nn.Module):
         fired: calls so far in a mode other than OFF; 0 after calibration means a silent no-op.
         version: grows whenever the grid changes, so that a rounded weight is known to be stale.
         learned_scale: a scale that is being learned and stands in for the installed one.
+        transform: coordinates in which it observes and rounds; a weight has that of its input.
     """
 
     scale: Tensor | None
@@ -83,6 +85,7 @@ class TensorQuantizer(nn.Module):
         for name in ("scale", "zero_point", "gain", "shift", "levels", "correction"):
             self.register_buffer(name, None)
         self.learned_scale: Tensor | None = None
+        self.transform: Transform | None = None
 
     def set_mode(self, mode: Mode) -> None:
         """Switch between OFF, OBSERVE and QUANTIZE; what was observed so far is kept."""
@@ -101,6 +104,13 @@ class TensorQuantizer(nn.Module):
         It comes and goes with the rounding: in mode OFF the input passes as it is.
         """
         self.gain, self.shift = affine or (None, None)
+
+    def set_transform(self, transform: Transform | None) -> None:
+        """Set the coordinates to round in; drops what was observed and chosen in others."""
+        self.transform = transform
+        self.scale = self.zero_point = self.observer = None
+        self._grids.clear()
+        self.set_rounding(None)
 
     def set_rounding(self, rounding: Rounding | None) -> None:
         """Fix the integers of a weight, and what its layer adds to its output, or neither."""
@@ -143,34 +153,58 @@ class TensorQuantizer(nn.Module):
     def round(self, x: Tensor) -> Tensor:
         """``x`` rounded to the grid, whatever the mode; does not count as a call."""
         if self.levels is not None:
-            return dequantize(self.levels, self.qparams, self.spec, self.axis)
-        x = self._adjusted(x)
+            return self.dequantized(self.levels)
+        z = self.into(self._adjusted(x))
         if self.learned_scale is None:
-            return fake_quantize(x, self._grid(x))
-        return learned_fake_quantize(x, self._qparams_of(x), self.spec)
+            return self.out_of(fake_quantize(z, self._grid(z)), x)
+        return self.out_of(learned_fake_quantize(z, self._qparams_of(z), self.spec), x)
 
     def integers(self, weight: Tensor) -> Tensor:
         """What a weight is stored as: the levels that were set, or the nearest; int16."""
         if self.levels is not None:
             return self.levels
-        return quantize(weight, self.qparams, self.spec, self.axis)
+        levels = quantize(self.into(weight), self.qparams, self.spec, self.axis)
+        return levels.view_as(weight)
+
+    def dequantized(self, levels: Tensor) -> Tensor:
+        """The weight that ``levels``, in its shape, stand for."""
+        rows = levels if self.transform is None else levels.flatten(1)
+        return self.out_of(dequantize(rows, self.qparams, self.spec, self.axis), levels)
 
     def positions(self, x: Tensor) -> Tensor:
         """Where ``x`` lies on the grid, unrounded, in steps from the lowest level."""
-        x = self._adjusted(x)
-        scale, zero_point = self._qparams_of(x)
-        return x / scale + (zero_point - self.spec.quant_min)
+        z = self.into(self._adjusted(x))
+        scale, zero_point = self._qparams_of(z)
+        return z / scale + (zero_point - self.spec.quant_min)
 
     def _adjusted(self, x: Tensor) -> Tensor:
         return x if self.gain is None or self.shift is None else x * self.gain + self.shift
 
+    def into(self, x: Tensor) -> Tensor:
+        """``x`` in the coordinates of the transform; a weight becomes rows then."""
+        if self.transform is None:
+            return x
+        weighs = self.point.role == "weight"
+        return self.transform.weight_into(x) if weighs else self.transform.into(x)
+
+    def out_of(self, z: Tensor, like: Tensor) -> Tensor:
+        """Back from the coordinates of the transform, in the shape of ``like``."""
+        if self.transform is None:
+            return z
+        if self.point.role == "weight":
+            return self.transform.weight_out_of(z).view_as(like)
+        return self.transform.out_of(z)
+
     def _qparams_of(self, x: Tensor) -> QParams:
         """Scale and zero point, broadcastable to ``x``; the scale as it is being learned, if so."""
         if self.spec.dynamic:
-            return token_qparams(x, self.spec)
+            return self._of_tokens(x)
         scale = self.qparams.scale if self.learned_scale is None else self.learned_scale
         both = (scale, self.qparams.zero_point)
         return QParams(*(along(t, self.axis, x.ndim) if t.ndim else t for t in both))
+
+    def _of_tokens(self, z: Tensor) -> QParams:
+        return token_qparams(z, self.spec, 1.0 if self.transform is None else self.transform.clip)
 
     def _observe(self, x: Tensor) -> None:
         low, high = torch.aminmax(x.detach())
@@ -182,11 +216,11 @@ class TensorQuantizer(nn.Module):
             raise CalibrationError(message)
         if self.observer is None:
             self.observer = make_observer(self.spec, self.axis).to(x.device)
-        self.observer(x.detach())
+        self.observer(self.into(x.detach()))
 
     def _grid(self, x: Tensor) -> Grid:
         if self.spec.dynamic:
-            return make_grid(token_qparams(x, self.spec), self.spec)
+            return make_grid(self._of_tokens(x), self.spec)
         if x.ndim not in self._grids:
             self._grids[x.ndim] = make_grid(self.qparams, self.spec, self.axis, x.ndim)
         return self._grids[x.ndim]

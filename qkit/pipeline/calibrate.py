@@ -8,35 +8,26 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from qkit.calibration.bench import Bench
-from qkit.calibration.install import install
-from qkit.calibration.observe import observe
-from qkit.calibration.protocol import affines_of
-from qkit.calibration.registry import create_calibrator
-from qkit.calibration.session import CalibrationSession, open_session
 from qkit.clip.loading import load_model
-from qkit.clip.model import logit_scale, wrap
-from qkit.clip.stages import list_stages
+from qkit.clip.model import wrap
 from qkit.graph.coverage import Coverage
 from qkit.pipeline.defaults import Model, fill_in
 from qkit.pipeline.evaluate import Evaluator, open_evaluation
 from qkit.pipeline.inputs import CalibrationData, open_calibration
 from qkit.pipeline.measure import Findings, measure_student
 from qkit.pipeline.save import save_run
+from qkit.pipeline.steps import Steps
 from qkit.pipeline.student import Student, give_points, prepare, require_coverage
 from qkit.progress import Progress, Silent
 from qkit.recipe import Recipe, load_recipe, override
 from qkit.recipe.overrides import Overrides
 from qkit.report.model import ModelReport
 from qkit.report.partition import PartitionReport, describe_partition, mark_layers
-
-BENCH_BATCH = 2  # samples that a trial runs at once: a bad candidate is dropped after so many
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +127,7 @@ def calibrate(
         method=flags.method if method is None else method,
     )
     resolved = override(_recipe(recipe), flags)
-    calibrator = create_calibrator(resolved.calibrator.method, resolved.calibrator.options)
+    steps = Steps.of(resolved)
     inputs = fill_in(model, data, evaluate)
     calib = open_calibration(inputs.data, resolved.samples, resolved.seed, skip_bad=skip_bad)
     targets = [open_evaluation(source) for source in inputs.evaluate]
@@ -144,10 +135,7 @@ def calibrate(
         student = _student(inputs.model)
         coverage = give_points(student, resolved)
     require_coverage(coverage, min_coverage)
-    session = collect(student, calib, resolved.batch_size, watch)
-    with watch.phase(f"choose scales ({resolved.calibrator.method})", len(session.points)) as step:
-        chosen = calibrator.calibrate(session, step)
-        install(student.model, chosen, affines_of(chosen))
+    session, chosen = steps.run(student, calib, watch)
     evaluator = Evaluator(student.clip, template_count=templates, skip_bad=skip_bad, progress=watch)
     findings = measure_student(student, calib, session.seen, watch)
     report = _report(student, resolved, calib, coverage, findings)
@@ -155,25 +143,6 @@ def calibrate(
     report = replace(report, metrics=metrics, timing=_rounded(watch.seconds))
     report = _searched(report, describe_partition(chosen))
     return CalibrationResult(student.model, report, resolved, student, calib)
-
-
-def collect(
-    student: Student, data: CalibrationData, batch_size: int, watch: Progress
-) -> CalibrationSession:
-    """Observe ``data`` once; the session serves every calibrator."""
-    with watch.phase("observe calibration data", data.size) as step:
-        observe(student.model, data.batches(student.clip, batch_size), step)
-        return open_session(student.model, student.layers, bench(student, data))
-
-
-def bench(student: Student, data: CalibrationData) -> Bench:
-    """The model's parts, to be run again on the first calibration samples."""
-    cut = {
-        "half": list_stages(student.blocks, student.layers, halves=True),
-        "block": list_stages(student.blocks, student.layers, halves=False),
-    }
-    read = partial(data.batches, student.clip, BENCH_BATCH)
-    return Bench(student.model, student.layers, cut, read, logit_scale(student.model))
 
 
 def _report(
@@ -215,7 +184,8 @@ def label(recipe: Recipe) -> str:
     dynamic = any(s.input is not None and s.input.dynamic for s in schemes)
     suffix = " per token" if dynamic else ""
     bits_text = f"W{bits('weight')}A{bits('input')} attn{bits('attention')}{suffix}"
-    return f"{bits_text}, {recipe.calibrator.method}"
+    steps = (recipe.transform, recipe.calibrator, recipe.rounding)
+    return ", ".join([bits_text, *(step.method for step in steps if step is not None)])
 
 
 def _recipe(recipe: str | Recipe | None) -> Recipe:

@@ -11,10 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from qkit.errors import RecipeError, choices
-from qkit.recipe.schema import ATTENTION, INPUT, WEIGHT, CalibratorConfig, Recipe, SchemeRule
+from qkit.recipe.schema import (
+    ATTENTION,
+    INPUT,
+    WEIGHT,
+    CalibratorConfig,
+    Recipe,
+    SchemeRule,
+    StepConfig,
+)
 from qkit.recipe.values import check_keys, flag, one_of, subtable, text, whole
 from qkit.spec import KINDS, TOWERS, Granularity, QuantSpec, Scheme
 
+STEPS = ("transform", "calibrator", "rounding")
 DEFAULTS = {"weight": WEIGHT, "input": INPUT, "attention": ATTENTION}
 
 
@@ -41,7 +50,7 @@ def parse_recipe(table: Mapping[str, Any], source: str = "recipe") -> Recipe:
     Raises:
         RecipeError: an unknown key, or a value of the wrong type or out of its range.
     """
-    check_keys(table, ("summary", "seed", "data", "calibrator", "rule"), source)
+    check_keys(table, ("summary", "seed", "data", *STEPS, "rule"), source)
     data = subtable(table, "data", source)
     check_keys(data, ("samples", "batch_size"), f"{source}, [data]")
     default = Recipe()
@@ -52,6 +61,8 @@ def parse_recipe(table: Mapping[str, Any], source: str = "recipe") -> Recipe:
     return Recipe(
         rules=tuple(parse_rule(rule, f"{source}, rule {i + 1}") for i, rule in enumerate(rules)),
         calibrator=_calibrator(subtable(table, "calibrator", source), source),
+        transform=_step(table, "transform", source),
+        rounding=_step(table, "rounding", source),
         samples=whole(data, "samples", default.samples, 1, source),
         batch_size=whole(data, "batch_size", default.batch_size, 1, source),
         seed=whole(table, "seed", default.seed, 0, source),
@@ -130,6 +141,17 @@ def _calibrator(table: Mapping[str, Any], source: str) -> CalibratorConfig:
         message = f"{source}, [calibrator]: method = {method!r} is no text. Name a calibrator."
         raise RecipeError(message)
     return CalibratorConfig(method, options)
+
+
+def _step(table: Mapping[str, Any], name: str, source: str) -> StepConfig | None:
+    if name not in table:
+        return None
+    options = dict(subtable(table, name, source))
+    method = options.pop("method", None)
+    if not isinstance(method, str):
+        message = f"{source}, [{name}]: method = {method!r} is no text. Name one, or drop [{name}]."
+        raise RecipeError(message)
+    return StepConfig(method, options)
 
 
 def _check_pattern(match: str, source: str) -> None:

@@ -61,12 +61,26 @@ class CalibratorConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class StepConfig:
+    """A step that a recipe may leave out, by the name of its plug-in, and its options."""
+
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The step as a recipe file writes it."""
+        return {"method": self.method, **self.options}
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """Everything about a calibration but the model and the data.
 
     Attributes:
         rules: the first rule that matches a layer wins; a layer that none matches stays in float.
         calibrator: who chooses the scales.
+        transform: who chooses the coordinates in which inputs are rounded; None for their own.
+        rounding: who chooses the integers of weights; None for the nearest.
         samples: calibration images drawn from the data (and as many texts).
         batch_size: images, and texts, run at once.
         seed: of the draw.
@@ -75,6 +89,8 @@ class Recipe:
 
     rules: tuple[SchemeRule, ...] = (SchemeRule(),)
     calibrator: CalibratorConfig = field(default_factory=CalibratorConfig)
+    transform: StepConfig | None = None
+    rounding: StepConfig | None = None
     samples: int = 128
     batch_size: int = 32
     seed: int = 0
@@ -82,10 +98,12 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as a recipe file writes it; ``parse_recipe`` reads it back to an equal one."""
+        steps = {"transform": self.transform, "rounding": self.rounding}
         return {
             "summary": self.summary,
             "seed": self.seed,
             "data": {"samples": self.samples, "batch_size": self.batch_size},
+            **{name: step.to_dict() for name, step in steps.items() if step is not None},
             "calibrator": {"method": self.calibrator.method, **self.calibrator.options},
             "rule": [rule.to_dict() for rule in self.rules],
         }

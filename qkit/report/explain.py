@@ -20,7 +20,7 @@ MUCH = 3.0
 ONE_CHANNEL = 0.5  # share of the range above which one channel is to blame
 SAME_BITS = {
     "input per token": "per-token activations",
-    "channels smoothed": "smoothing (not in qkit yet)",
+    "channels smoothed": "smoothing, a [transform]",
     "input full range": "the full range",
     "input least error": "a least-error range",
     "weight per channel": "one weight scale a channel",

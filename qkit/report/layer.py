@@ -44,6 +44,8 @@ class TensorReport:
         step: distance of two neighbouring integers, median over channels; None per token.
         span: share of the range seen (zero included) that the grid covers, median over channels;
             1 clips nothing; None per token.
+        coordinates: what was done to it before it was rounded, in words; its values, grid and span
+            are those after that. Empty where it is rounded as it is.
     """
 
     role: str
@@ -55,6 +57,7 @@ class TensorReport:
     grid_high: float | None
     step: float | None
     span: float | None
+    coordinates: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,11 +97,11 @@ class _Pair:
         if self.alone:
             sums.local.add(output, layer.run_alone(inputs) if layer.points else output)
         if layer.kind not in ("embedding", "attention"):
-            sums.input.add(inputs[0], layer.input_axis)
+            sums.input.add(layer.as_rounded(inputs[0]), layer.input_axis)
         arriving = [point for point in layer.input_quantizers if point.point.role != "probs"]
         for point, x in zip(arriving, inputs, strict=False):
             if not point.spec.dynamic:
-                sums.input.add_clipping(x, point)
+                sums.input.add_clipping(layer.as_rounded(x), point)
 
     def _quantized_layer(self, layer: Layer, inputs: Inputs, output: Tensor) -> None:
         sums, before = self.found.layers[layer.name], self.kept.pop(layer.name)

@@ -48,6 +48,7 @@ def _tensor_report(point: TensorQuantizer, stats: TensorStats) -> TensorReport:
         grid_high=high,
         step=step,
         span=span,
+        coordinates="" if point.transform is None else point.transform.describe(spec),
     )
 
 

@@ -67,7 +67,7 @@ def try_weighted(layer: Layer, x: Tensor, output: Tensor, reach: Range | None) -
 class _Now:
     """A layer as it is: input and weight as its points round them, and the float output."""
 
-    module: QuantLayer
+    layer: Layer
     point: TensorQuantizer | None
     x: Tensor
     weight: Tensor
@@ -80,45 +80,65 @@ class _Now:
         point = next(iter(layer.input_quantizers), None)
         with layer.switched(Mode.QUANTIZE):
             weight = module.quantized_weight()
-        return cls(module, point, x if point is None else point.round(x), weight, output)
+        return cls(layer, point, x if point is None else layer.rounded(x), weight, output)
 
     def noise(self, x: Tensor | None = None, weight: Tensor | None = None) -> float:
         """Energy of the output's error with another input or weight."""
         x, weight = self.x if x is None else x, self.weight if weight is None else weight
-        return energy(self.module.product(x, weight) - self.output)
+        if weight is self.module.weight:  # nothing is rounded, so nothing is made good
+            return energy(self.module.product(x, weight) - self.output)
+        with self.layer.switched(Mode.QUANTIZE):
+            return energy(self.module.output(x, weight) - self.output)
+
+    @property
+    def module(self) -> QuantLayer:
+        """The layer's module."""
+        assert isinstance(self.layer.module, QuantLayer)  # attention goes to try_attention
+        return self.layer.module
 
 
 def _other_inputs(
     layer: Layer, point: TensorQuantizer, x: Tensor, reach: Range
 ) -> Iterator[tuple[str, Tensor]]:
-    """The input as other grids would round it."""
+    """The input as other grids, in the same coordinates, would round it."""
     spec = point.spec
+    if layer.kind == "conv" and (spec.dynamic or point.transform is not None):
+        return  # it is rounded in patches
+    z = point.into(x)
+    if point.transform is not None:
+        reach = Range(*torch.aminmax(z.flatten(0, -2), dim=0))
+
+    def rounded(other: QuantSpec, range_: Range) -> Tensor:
+        return point.out_of(_round(z, other, range_, point.axis), x)
+
     if spec.bits < WIDER:
         wider = replace(spec, bits=WIDER)
-        yield f"input at {WIDER} bits", _round(x, wider, _ends(wider, reach), point.axis)
+        yield f"input at {WIDER} bits", rounded(wider, _ends(wider, reach))
     if spec.dynamic:
         return
-    if layer.kind != "conv":
-        yield "input per token", _round_tokens(x, spec)
     full = _ends(spec, reach)
-    yield "input full range", _round(x, spec, full, point.axis)
-    part = x.flatten(0, -2)[::EVERY] if layer.kind != "conv" else x
-    least = _least_error(part, spec, full, point.axis)
-    yield "input least error", _round(x, spec, least, point.axis)
+    if layer.kind != "conv":
+        yield "input per token", rounded(replace(spec, granularity=Granularity.TOKEN), full)
+    yield "input full range", rounded(spec, full)
+    part = z.flatten(0, -2)[::EVERY] if layer.kind != "conv" else z
+    yield "input least error", rounded(spec, _least_error(part, spec, full, point.axis))
 
 
 def _other_weights(point: TensorQuantizer, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The weight as other grids would round it."""
-    rows, spec = weight.detach().flatten(1), point.spec
+    """The weight as other grids, in the same coordinates, would round it."""
+    rows, spec = point.into(weight.detach()).flatten(1), point.spec
     channel = replace(spec, granularity=Granularity.CHANNEL)
     full = Range(rows.amin(dim=1), rows.amax(dim=1))
+
+    def rounded(other: QuantSpec, range_: Range) -> Tensor:
+        return point.out_of(_round(rows, other, range_, 0), weight).view_as(weight)
+
     if spec.granularity is Granularity.TENSOR:
-        yield "weight per channel", _round(rows, channel, full, 0).view_as(weight)
+        yield "weight per channel", rounded(channel, full)
     if spec.bits < WIDER:
-        wider = _round(rows, replace(channel, bits=WIDER), full, 0)
-        yield f"weight at {WIDER} bits", wider.view_as(weight)
+        yield f"weight at {WIDER} bits", rounded(replace(channel, bits=WIDER), full)
         least = _least_error(rows[:, ::EVERY].contiguous(), channel, full, 0)
-        yield "weight least error", _round(rows, channel, least, 0).view_as(weight)
+        yield "weight least error", rounded(channel, least)
 
 
 def _ends(spec: QuantSpec, reach: Range) -> Range:
@@ -153,7 +173,8 @@ def _least_error(x: Tensor, spec: QuantSpec, full: Range, axis: int) -> Range:
 
 def _can_smooth(layer: Layer, point: TensorQuantizer) -> bool:
     per_tensor = point.spec.granularity is Granularity.TENSOR
-    return per_tensor and layer.kind in ("linear", "projection") and bool(layer.weight_quantizer)
+    plain = per_tensor and point.transform is None
+    return plain and layer.kind in ("linear", "projection") and bool(layer.weight_quantizer)
 
 
 def _smoothed(now: _Now, x: Tensor, reach: Range) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ def refuse_rule(rule, match):
             {"rule": [{"weight": {"bit": 4}}]},
             r"^mine.toml, rule 1, weight: unknown key 'bit'. Did you mean 'bits'\? Known: bits, ",
         ),
-        ({"zzz": 1}, r"^mine.toml: unknown key 'zzz'. Known: summary, seed, data, calibrator, ru"),
+        ({"zzz": 1}, r"^mine.toml: unknown key 'zzz'. Known: summary, seed, data, transform, ca"),
     ],
 )
 def test_unknown_key_names_the_file_the_place_and_the_nearest(table, match):

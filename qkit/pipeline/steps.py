@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""The steps between a float model with points and a quantized one, in the order of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Self
+
+from qkit.calibration.bench import Bench
+from qkit.calibration.coordinates import install_transforms
+from qkit.calibration.install import install, install_roundings
+from qkit.calibration.observe import observe
+from qkit.calibration.protocol import Calibrator, RoundingMethod, TransformMethod, affines_of
+from qkit.calibration.registry import ROUNDINGS, TRANSFORMS, create_calibrator
+from qkit.calibration.session import CalibrationSession, open_session
+from qkit.clip.model import logit_scale
+from qkit.clip.stages import list_stages
+from qkit.errors import RecipeError
+from qkit.graph.layers import list_points
+from qkit.pipeline.inputs import CalibrationData
+from qkit.pipeline.student import Student
+from qkit.progress import Progress
+from qkit.recipe import Recipe
+from qkit.spec import Granularity, PointId, QParams
+
+BENCH_BATCH = 2  # samples that a trial runs at once: a bad candidate is dropped after so many
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Who decides in each step; None leaves the step out.
+
+    Attributes:
+        transform: coordinates of inputs.
+        calibrator: scales.
+        rounding: integers of weights.
+        recipe: names all of them.
+    """
+
+    transform: TransformMethod | None
+    calibrator: Calibrator
+    rounding: RoundingMethod | None
+    recipe: Recipe
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """Create what ``recipe`` names, before any work is done.
+
+        Raises:
+            RegistryError: a name or an option is unknown, or an option is refused.
+            RecipeError: a step has nothing to do.
+        """
+        _check(recipe)
+        transform, rounding = recipe.transform, recipe.rounding
+        return cls(
+            None if transform is None else TRANSFORMS.create(transform.method, transform.options),
+            create_calibrator(recipe.calibrator.method, recipe.calibrator.options),
+            None if rounding is None else ROUNDINGS.create(rounding.method, rounding.options),
+            recipe,
+        )
+
+    def run(
+        self, student: Student, data: CalibrationData, watch: Progress
+    ) -> tuple[CalibrationSession, Mapping[PointId, QParams]]:
+        """Quantize ``student``; what was observed, and the calibrator's own scales."""
+        self._transform(student, data, watch)
+        session = collect(student, data, self.recipe.batch_size, watch)
+        method = self.recipe.calibrator.method
+        with watch.phase(f"choose scales ({method})", len(session.points)) as step:
+            chosen = self.calibrator.calibrate(session, step)
+            install(student.model, chosen, affines_of(chosen))
+        self._round(student, data, bool(affines_of(chosen)), watch)
+        return session, chosen
+
+    def _transform(self, student: Student, data: CalibrationData, watch: Progress) -> None:
+        config = self.recipe.transform
+        if self.transform is None or config is None:
+            return
+        with watch.phase(f"choose coordinates ({config.method})", _inputs(student)) as step:
+            found = self.transform.choose(bench(student, data), step)
+            install_transforms(student.layers, found)
+
+    def _round(
+        self, student: Student, data: CalibrationData, learned: bool, watch: Progress
+    ) -> None:
+        config = self.recipe.rounding
+        if self.rounding is None or config is None:
+            return
+        if learned:
+            message = (
+                f"[rounding] {config.method!r} would undo what the calibrator learned of "
+                "LayerNorms. Drop [rounding], or optimize_encoder."
+            )
+            raise RecipeError(message)
+        with watch.phase(f"round weights ({config.method})", _inputs(student)) as step:
+            found = self.rounding.round(bench(student, data), step)
+        points = [p for p in list_points(student.model) if not p.spec.dynamic]
+        scales = {point.point: point.qparams for point in points}
+        scales |= {point: weight.qparams for point, weight in found.items()}
+        install(student.model, scales)
+        install_roundings(student.model, {p: weight.rounding for p, weight in found.items()})
+
+
+def collect(
+    student: Student, data: CalibrationData, batch_size: int, watch: Progress
+) -> CalibrationSession:
+    """Observe ``data`` once; the session serves every calibrator."""
+    with watch.phase("observe calibration data", data.size) as step:
+        observe(student.model, data.batches(student.clip, batch_size), step)
+        return open_session(student.model, student.layers, bench(student, data))
+
+
+def bench(student: Student, data: CalibrationData) -> Bench:
+    """The model's parts, to be run again on the first calibration samples."""
+    cut = {
+        "half": list_stages(student.blocks, student.layers, halves=True),
+        "block": list_stages(student.blocks, student.layers, halves=False),
+    }
+    read = partial(data.batches, student.clip, BENCH_BATCH)
+    return Bench(student.model, student.layers, cut, read, logit_scale(student.model))
+
+
+def _inputs(student: Student) -> int:
+    """Inputs that layers with a weight read; those without a point count by layer."""
+    found = {
+        next(iter(layer.input_quantizers), layer)
+        for layer in student.layers
+        if layer.kind not in ("attention", "embedding")
+    }
+    return len(found)
+
+
+def _check(recipe: Recipe) -> None:
+    schemes = [rule.scheme for rule in recipe.rules]
+    inputs = [scheme.input for scheme in schemes if scheme.input is not None]
+    mixable = [spec for spec in inputs if spec.granularity is not Granularity.CHANNEL]
+    if recipe.transform is not None and not mixable:
+        message = (
+            f"[transform] {recipe.transform.method!r} has no input to change: the rules leave all "
+            "in float or give each channel a scale. Quantize inputs per token or per tensor."
+        )
+        raise RecipeError(message)
+    if recipe.rounding is not None and not any(scheme.weight for scheme in schemes):
+        message = (
+            f"[rounding] {recipe.rounding.method!r} has no weight to round: the rules leave all "
+            "in float. Quantize weights, or drop [rounding]."
+        )
+        raise RecipeError(message)
