@@ -36,7 +36,7 @@ class Gptq:
         sweeps: over all columns afterwards, each set anew given all others.
     """
 
-    samples: int = 64
+    samples: int = 128
     damping: float = 0.01
     search: bool = True
     sweeps: int = 4

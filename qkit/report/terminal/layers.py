@@ -102,6 +102,9 @@ def _fitted(row: Sequence[Text], widths: Sequence[int]) -> Iterator[Text]:
 
 def _words(layer: LayerReport, break_: str) -> Text:
     text = Text.assemble((layer.cause, "bold"), (f": {layer.evidence}", ""))
+    shown = shown_tensor(layer)
+    if shown is not None and shown.coordinates:
+        text.append(f"{break_}{shown.role} before rounding: {shown.coordinates}")
     return text.append(f"{break_}→ {layer.remedy}")
 
 

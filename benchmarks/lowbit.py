@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""Accuracy of the best recipes at few bits, and what each of their ingredients is worth.
+
+    python benchmarks/lowbit.py --on testbed --jobs 2
+
+Results are kept as they come, one file a recipe and draw, so an interrupted run goes on where it
+stopped; the table shows what is there, with the number of draws. ``--only TEXT`` does the lines
+whose title holds it. Writes its table into benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accuracy import columns, evaluate, headlines
+from beds import BEDS, Bed
+from common import markdown_table, mean_spread, write_section
+from heldout import changed
+
+from qkit.clip.loading import load_model
+from qkit.errors import QkitWarning
+from qkit.nn.tensor_quantizer import Mode
+from qkit.pipeline.inputs import open_calibration
+from qkit.pipeline.steps import Steps
+from qkit.pipeline.student import give_points, prepare
+from qkit.progress import Silent
+from qkit.recipe import load_recipe, parse_recipe
+
+SEEDS = 3
+NO_TRANSFORM, NO_ROUNDING = "transform=-", "rounding=-"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the table.
+
+    Attributes:
+        title: what the table calls it.
+        recipe: where it starts from.
+        changes: what is different, see ``heldout.changed``.
+    """
+
+    title: str
+    recipe: str
+    changes: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> str:
+        """Its title as a file name."""
+        return self.title.replace(" ", "-").replace(",", "").replace(":", "")
+
+
+BEST = tuple(
+    Line(f"{bits} best-ptq", f"{bits.lower()}-best-ptq")
+    for bits in ("W4A4", "W4A8", "W6A6", "W8A8")
+)
+ABLATION = (
+    Line("W4A4 neither", "w4a4-best-ptq", (NO_TRANSFORM, NO_ROUNDING)),
+    Line("W4A4 coordinates", "w4a4-best-ptq", (NO_ROUNDING,)),
+    Line("W4A4 GPTQ", "w4a4-best-ptq", (NO_TRANSFORM,)),
+    *(
+        Line(f"W4A4 {name}, GPTQ", "w4a4-best-ptq", (f'transform.method="{name}"',))
+        for name in ("smooth", "reparameterize", "balance", "rotate")
+    ),
+    Line("W4A4 coordinates, GPTQ without sweeps", "w4a4-best-ptq", ("rounding.sweeps=0",)),
+)
+LINES = (*BEST, *ABLATION)
+
+
+def run_unit(bed: Bed, line: Line, seed: int, folder: Path, threads: int) -> None:
+    """One line with one draw; nothing where it is done."""
+    path = folder / f"{line.file}-{seed}.json"
+    if path.exists():
+        return
+    torch.set_num_threads(threads)
+    warnings.simplefilter("ignore", QkitWarning)
+    recipe = parse_recipe(changed(load_recipe(line.recipe).to_dict(), list(line.changes)))
+    student = prepare(load_model(bed.model), copy=False)
+    give_points(student, recipe)
+    data = open_calibration(bed.calibration, recipe.samples, seed, skip_bad=False)
+    start = time.perf_counter()
+    Steps.of(recipe).run(student, data, Silent())
+    seconds = time.perf_counter() - start
+    figures = evaluate(bed, student, (Mode.QUANTIZE,))
+    found = headlines([one["quantized"] for one in figures])
+    path.write_text(json.dumps({"figures": found, "seconds": seconds}))
+    print(
+        line.title, seed, [round(100 * value, 1) for value in found], f"{seconds:.0f} s", flush=True
+    )
+
+
+def table(bed: Bed, folder: Path) -> str:
+    """One line each: mean and spread over the draws done so far, and seconds of calibration."""
+    names, rows = columns(bed), []
+    for line in LINES:
+        parts = [folder / f"{line.file}-{seed}.json" for seed in range(SEEDS)]
+        done = [json.loads(part.read_text()) for part in parts if part.exists()]
+        if done:
+            cells = [mean_spread(v) for v in zip(*(one["figures"] for one in done), strict=True)]
+            seconds = sum(one["seconds"] for one in done) / len(done)
+            rows.append([line.title, str(len(done)), *cells, f"{seconds:.0f}"])
+    return markdown_table(["recipe", "draws", names[0], *names[2:], "seconds"], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--on", choices=BEDS, default="demo", help="model and data")
+    parser.add_argument("--out", type=Path, help="folder, one file a unit of work")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at once")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="draws of each line")
+    parser.add_argument("--only", default="", help="lines whose title holds this")
+    args = parser.parse_args()
+    bed, out = BEDS[args.on], args.out or Path(f"lowbit-{args.on}")
+    out.mkdir(parents=True, exist_ok=True)
+    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    context = multiprocessing.get_context("spawn")
+    units = [
+        (line, seed) for seed in range(args.seeds) for line in LINES if args.only in line.title
+    ]
+    with ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
+        for done in [pool.submit(run_unit, bed, *unit, out, threads) for unit in units]:
+            done.result()
+    command = f"python benchmarks/lowbit.py --on {args.on} --jobs {args.jobs}"
+    write_section(f"lowbit-{args.on}", command, table(bed, out))
+
+
+if __name__ == "__main__":
+    main()
