@@ -87,10 +87,14 @@ class Gptq:
 
 
 def second_moment(layer: Layer, arrived: Stream) -> Tensor | None:
-    """Mean of x x^T / |x|^2 over the rounded rows x of an input; None where it is no matrix."""
+    """Mean of x x^T / |x|^2 over the rounded rows x of an input; None where it is no matrix.
+
+    What arrives at q, k and v has passed their shared point already.
+    """
+    fresh = bool(layer.input_quantizers) and layer.attention is None
     total: Tensor | None = None
     for x in arrived:
-        rows = layer.rows(layer.rounded(x) if layer.input_quantizers else x)
+        rows = layer.rows(layer.rounded(x) if fresh else x)
         if rows is None:
             return None
         part = (rows * inverse_energy(rows)[:, None]).T @ rows
