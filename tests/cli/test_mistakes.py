@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import qkit.artifact.folder
-import qkit.pipeline.calibrate
+import qkit.pipeline.steps
 from tests.cli.conftest import one_line_error
 
 
@@ -124,7 +124,7 @@ def test_existing_folder_is_refused_before_any_work(qkit, calibrate_args, tmp_pa
     out = tmp_path / "run"
     assert qkit(*calibrate_args, "--bits=8", f"--out={out}").exit_code == 0
     written = (out / "manifest.json").read_bytes()
-    monkeypatch.setattr(qkit_pipeline(), "load_model", _never)
+    monkeypatch.setattr("qkit.pipeline.calibrate.load_model", _never)
     one_line_error(qkit(*calibrate_args, "--bits=8", f"--out={out}"), "exists", "--overwrite")
     assert (out / "manifest.json").read_bytes() == written
     (tmp_path / "mine").mkdir()
@@ -170,7 +170,7 @@ def test_interrupt_leaves_nothing(qkit, calibrate_args, tmp_path, monkeypatch, w
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    home = qkit_pipeline() if where == "observe" else qkit_folder()
+    home = qkit_steps() if where == "observe" else qkit_folder()
     monkeypatch.setattr(home, where, interrupt)
     result = qkit(*calibrate_args, f"--out={tmp_path / 'run'}")
     assert result.exit_code == 130
@@ -185,8 +185,8 @@ def test_unknown_verb_and_flag(qkit):
         assert "Traceback" not in result.output
 
 
-def qkit_pipeline():
-    return qkit.pipeline.calibrate
+def qkit_steps():
+    return qkit.pipeline.steps
 
 
 def qkit_folder():

@@ -193,7 +193,7 @@ def test_a_failing_calibration_does_not_finish_its_phase(qkit, calibrate_args, m
     def broken(*_: object) -> None:
         raise DataError("cannot read it")
 
-    monkeypatch.setattr("qkit.pipeline.calibrate.observe", broken)
+    monkeypatch.setattr("qkit.pipeline.steps.observe", broken)
     loaded, stopped, error = qkit(*calibrate_args).stderr.splitlines()
     assert loaded.startswith("load model: ")
     assert stopped.startswith("observe calibration data: stopped at 0 of ")
