@@ -15,11 +15,9 @@ from qkit.transform import Transform
 
 STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
-Offer = tuple[Tensor, Tensor, tuple[int, ...] | None]
-"""Rows ``(n, in)``, the weight ``(out, in)`` that reads them, and (C, kh, kw) where they are
-patches."""
-
 Family = Callable[[Tensor, Tensor, tuple[int, ...] | None], Iterator[Transform]]
+"""Of rows ``(n, in)``, the weight ``(out, in)`` that reads them, and (C, kh, kw) where rows are
+patches."""
 
 
 def smoothed(rows: Tensor, weight: Tensor, shape: tuple[int, ...] | None) -> Iterator[Transform]:
