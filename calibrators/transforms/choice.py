@@ -54,12 +54,12 @@ class Choice:
         found = [Transform()]
         for name in families:
             found += FAMILIES[name](self.rows, weight, self.patch)
-        plain = self.error(found[0])
         if self.spec.dynamic:
             usual = min((self._clipped(one, USUAL) for one in found), key=self.error)
             found = [found[0], *(self._clipped(usual, clip) for clip in CLIPS)]
-        chosen = min(found, key=self.error)
-        return chosen, self.error(chosen) / plain if plain > 0 else 1.0
+        errors = [self.error(one) for one in found]
+        plain, least = errors[0], min(errors)
+        return found[errors.index(least)], least / plain if plain > 0 else 1.0
 
     @staticmethod
     def _clipped(transform: Transform, clip: float) -> Transform:

@@ -62,8 +62,9 @@ def _beside(layer: QuantLayer, quantizer: TensorQuantizer) -> dict[str, Tensor]:
     found: dict[str, Tensor | None] = {"correction": quantizer.correction}
     if quantizer.levels is not None or quantizer.transform is not None:
         found["source"] = _digest(layer.weight)
-    weight = layer.weight.detach()
-    found["offset"] = mean_offset(quantizer, weight, quantizer.round(weight).add(0.0))
+    if quantizer.transform is not None:
+        weight = layer.weight.detach()
+        found["offset"] = mean_offset(quantizer, weight, quantizer.round(weight).add(0.0))
     return {f"{quantizer.point}.{k}": t.cpu() for k, t in found.items() if t is not None}
 
 

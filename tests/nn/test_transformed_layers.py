@@ -12,29 +12,14 @@ from qkit.nn.conv import QuantConv2d
 from qkit.nn.layer import added_by
 from qkit.nn.linear import QuantLinear
 from qkit.nn.tensor_quantizer import Mode
-from qkit.numerics import fake_quantize, make_grid, qparams_from_range, quantize, token_qparams
-from qkit.spec import Granularity, QuantSpec, Range, Rounding, Scheme
-from qkit.transform import Transform
+from qkit.numerics import fake_quantize, make_grid, quantize, token_qparams
+from qkit.spec import Granularity, QuantSpec, Rounding, Scheme
+from tests.nn.coordinates import scales, some_transform
 
 TOKEN4, TOKEN8 = (QuantSpec(bits, granularity=Granularity.TOKEN) for bits in (4, 8))
 W8, W4 = (QuantSpec(bits, symmetric=True, granularity=Granularity.CHANNEL) for bits in (8, 4))
 INPUTS = {"tensor": QuantSpec(8), "token": TOKEN8}
 LAYERS = {"linear": (2, 5, 12), "conv": (2, 3, 6, 8)}
-
-
-def some_transform(clip=1.0):
-    """Of twelve channels, all its parts there."""
-    gen = torch.Generator().manual_seed(3)
-    turn = {n: torch.linalg.qr(torch.randn(n, n, generator=gen)).Q for n in (2, 3, 4, 6)}
-    gain = torch.linspace(0.7, 1.4, 12) * torch.tensor([1, -1, -1]).repeat(4)
-    shift = torch.randn(12, generator=gen)
-    return Transform(shift, gain, (turn[3], turn[4]), (turn[6], turn[2]), clip)
-
-
-def scales(values, spec, axis=None):
-    rows = values.reshape(1, -1) if axis is None else values.movedim(axis, 0).flatten(1)
-    low, high = rows.amin(1), rows.amax(1)
-    return qparams_from_range(Range(low[0], high[0]) if axis is None else Range(low, high), spec)
 
 
 def rows_of(x):

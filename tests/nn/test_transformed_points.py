@@ -9,9 +9,10 @@ from torch import nn
 from qkit.errors import CalibrationError
 from qkit.nn.conv import QuantConv2d
 from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
-from qkit.numerics import fake_quantize, make_grid, qparams_from_range, token_qparams
-from qkit.spec import Granularity, PointId, QuantSpec, Range, Rounding, Scheme
+from qkit.numerics import fake_quantize, make_grid, token_qparams
+from qkit.spec import Granularity, PointId, QuantSpec, Rounding, Scheme
 from qkit.transform import Transform
+from tests.nn.coordinates import scales, some_transform
 
 SPECS = {
     "affine": QuantSpec(4),
@@ -20,21 +21,6 @@ SPECS = {
     "symmetric token": QuantSpec(4, symmetric=True, granularity=Granularity.TOKEN),
 }
 W8 = QuantSpec(8, symmetric=True, granularity=Granularity.CHANNEL)
-
-
-def some_transform(clip=1.0):
-    """Of twelve channels, all its parts there."""
-    gen = torch.Generator().manual_seed(3)
-    turn = {n: torch.linalg.qr(torch.randn(n, n, generator=gen)).Q for n in (2, 3, 4, 6)}
-    gain = torch.linspace(0.7, 1.4, 12) * torch.tensor([1, -1, -1]).repeat(4)
-    shift = torch.randn(12, generator=gen)
-    return Transform(shift, gain, (turn[3], turn[4]), (turn[6], turn[2]), clip)
-
-
-def scales(values, spec, axis=None):
-    rows = values.reshape(1, -1) if axis is None else values.movedim(axis, 0).flatten(1)
-    low, high = rows.amin(1), rows.amax(1)
-    return qparams_from_range(Range(low[0], high[0]) if axis is None else Range(low, high), spec)
 
 
 def make(spec, x, transform):
