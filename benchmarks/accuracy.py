@@ -14,19 +14,16 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import multiprocessing
-import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from beds import BEDS, Bed
-from common import markdown_table, mean_spread, write_section
+from common import markdown_table, mean_spread, run_units, write_section
 
 from qkit.calibration.install import install
 from qkit.calibration.registry import create_calibrator
@@ -208,12 +205,9 @@ def main() -> None:
     args = parser.parse_args()
     bed, out = BEDS[args.on], args.out or Path(f"accuracy-{args.on}")
     out.mkdir(parents=True, exist_ok=True)
-    threads = max(1, (os.cpu_count() or 1) // args.jobs)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
-        units = [(kind, seed) for kind in PLANS[bed.name] for seed in range(SEEDS[kind])]
-        waiting = [pool.submit(run_unit, bed, *unit, out, threads) for unit in units]
-        results = {key: value for unit in waiting for key, value in unit.result().items()}
+    units = [(bed, kind, seed) for kind in PLANS[bed.name] for seed in range(SEEDS[kind])]
+    done = run_units(args.jobs, run_unit, units, out)
+    results = {key: value for unit in done for key, value in unit.items()}
     body = table(bed, results, timings(bed))
     command = f"python benchmarks/accuracy.py --on {args.on} --jobs {args.jobs}"
     write_section(f"accuracy-{args.on}", command, body)

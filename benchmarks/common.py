@@ -4,15 +4,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
+T = TypeVar("T")
 README = Path(__file__).with_name("README.md")
 
 
@@ -25,6 +29,20 @@ def machine() -> str:
         f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
         f"torch {torch.__version__}, python {platform.python_version()}"
     )
+
+
+def run_units(
+    jobs: int, work: Callable[..., T], units: Sequence[tuple[Any, ...]], *last: Any
+) -> list[T]:
+    """Results of ``work(*unit, *last, threads)``, ``jobs`` fresh processes at once.
+
+    The cores are shared evenly: ``threads`` is what each process may use.
+    """
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        waiting = [pool.submit(work, *unit, *last, threads) for unit in units]
+        return [one.result() for one in waiting]
 
 
 def mean_spread(fractions: Sequence[float]) -> str:

@@ -16,12 +16,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +27,7 @@ from typing import Any
 import torch
 from accuracy import columns, evaluate, headlines
 from beds import BEDS, Bed
-from common import markdown_table, mean_spread, write_section
+from common import markdown_table, mean_spread, run_units, write_section
 
 from qkit.calibration.install import install
 from qkit.calibration.protocol import affines_of
@@ -174,12 +171,8 @@ def main() -> None:
     bed, out = BEDS[args.on], args.out or Path(f"entropy-{args.on}")
     out.mkdir(parents=True, exist_ok=True)
     if not args.table:
-        threads = max(1, (os.cpu_count() or 1) // args.jobs)
-        context = multiprocessing.get_context("spawn")
-        units = [(s, bits, seed) for bits in BITS for seed in range(SEEDS) for s in SETTINGS]
-        with ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
-            for done in [pool.submit(run_unit, bed, *unit, out, threads) for unit in units]:
-                done.result()
+        units = [(bed, s, bits, seed) for bits in BITS for seed in range(SEEDS) for s in SETTINGS]
+        run_units(args.jobs, run_unit, units, out)
     command = f"python benchmarks/entropy.py --on {args.on} --jobs {args.jobs}"
     write_section(f"entropy-{args.on}", command, table(bed, out))
 

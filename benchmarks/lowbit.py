@@ -13,18 +13,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
 import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accuracy import columns, evaluate, headlines
 from beds import BEDS, Bed
-from common import markdown_table, mean_spread, write_section
+from common import markdown_table, mean_spread, run_units, write_section
 from heldout import changed
 
 from qkit.clip.loading import load_model
@@ -122,14 +119,9 @@ def main() -> None:
     args = parser.parse_args()
     bed, out = BEDS[args.on], args.out or Path(f"lowbit-{args.on}")
     out.mkdir(parents=True, exist_ok=True)
-    threads = max(1, (os.cpu_count() or 1) // args.jobs)
-    context = multiprocessing.get_context("spawn")
-    units = [
-        (line, seed) for seed in range(args.seeds) for line in LINES if args.only in line.title
-    ]
-    with ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
-        for done in [pool.submit(run_unit, bed, *unit, out, threads) for unit in units]:
-            done.result()
+    lines = [line for line in LINES if args.only in line.title]
+    units = [(bed, line, seed) for seed in range(args.seeds) for line in lines]
+    run_units(args.jobs, run_unit, units, out)
     command = f"python benchmarks/lowbit.py --on {args.on} --jobs {args.jobs}"
     write_section(f"lowbit-{args.on}", command, table(bed, out))
 
