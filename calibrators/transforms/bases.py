@@ -12,7 +12,9 @@ PALEY = {3: 11, 5: 19}  # orders 12 and 20, by the prime one below them
 
 
 def hadamard_factors(size: int) -> tuple[Tensor, ...] | None:
-    """Factors of an orthogonal Hadamard matrix of order ``size``, all entries of one magnitude.
+    """Two factors of an orthogonal Hadamard matrix of order ``size``, all of one magnitude.
+
+    They are of about equal size, which is cheapest: more of them would be many tiny products.
 
     None where this module knows of none: ``size`` must be 2^k, 12 * 2^k or 20 * 2^k.
     """
@@ -22,15 +24,25 @@ def hadamard_factors(size: int) -> tuple[Tensor, ...] | None:
         return _powers(size)
     if odd not in PALEY or power < 4:
         return None
-    rest = power // 4
-    return (paley(PALEY[odd]), *(_powers(rest) if rest > 1 else ()))
+    core, rest = paley(PALEY[odd]), power // 4
+    grown = 1
+    while 4 * len(core) * grown * grown <= rest:
+        grown *= 2
+    return tuple(
+        f for f in (torch.kron(core, _sylvester(grown)), _sylvester(rest // grown)) if len(f) > 1
+    )
 
 
 def _powers(size: int) -> tuple[Tensor, ...]:
     """Two factors of about equal size, whose product is ``size``, a power of two."""
     log = size.bit_length() - 1
-    sizes = [1 << half for half in (log // 2, log - log // 2) if half]
-    return tuple(torch.from_numpy(hadamard(n)).float() / n**0.5 for n in sizes)
+    return tuple(_sylvester(1 << half) for half in (log // 2, log - log // 2) if half)
+
+
+def _sylvester(size: int) -> Tensor:
+    """The orthogonal Hadamard matrix of order ``size``, a power of two."""
+    matrix: Tensor = torch.from_numpy(hadamard(size)).float() / size**0.5
+    return matrix
 
 
 def paley(prime: int) -> Tensor:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from calibrators.mse import Mse
-from calibrators.rounding.gptq import Gptq, second_moment
+from calibrators.rounding.arrived import moments
+from calibrators.rounding.gptq import Gptq
 from qkit.calibration.bench import Bench
 from qkit.calibration.install import install
 from qkit.calibration.observe import Batch, observe, set_mode
@@ -177,8 +178,8 @@ def test_a_massive_row_counts_no_more_than_any_other(calibrated, normal):
     x = normal(2, 3, layer.reads)
     larger = x.clone()
     larger[0, 0] *= 1024  # per token its integers stay
-    found = second_moment(layer, [larger])
-    torch.testing.assert_close(found, second_moment(layer, [x[:1], x[1:]]))
+    found = moments(layer, [larger]).own
+    torch.testing.assert_close(found, moments(layer, [x[:1], x[1:]]).own)
     assert float(found.trace()) == pytest.approx(6)  # every row has length 1
 
 
