@@ -154,6 +154,13 @@ class Rounding(NamedTuple):
     correction: Tensor | None = None
 
 
+class RoundedWeight(NamedTuple):
+    """A weight's scale and the integers that were chosen with it."""
+
+    qparams: QParams
+    rounding: Rounding
+
+
 class Histogram(NamedTuple):
     """Counts over equal bins between ``low`` and ``high``.
 

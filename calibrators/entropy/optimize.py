@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calibrators.entropy.losses import Seen, agreement_loss, entropy_loss, error_loss
-from qkit.calibration.bench import Rig
+from qkit.calibration.bench import Rig, rebatched
 from qkit.calibration.learn import frozen, open_learner, watched
 from qkit.calibration.running import switched
 from qkit.errors import CalibrationError
@@ -63,7 +63,7 @@ class Tower:
         self.learner = open_learner(rig)
         total = sum(magnitudes) or 1.0
         self.importances = [magnitude / total for magnitude in magnitudes]
-        self.samples = _joined(rig.samples)
+        [self.samples] = rebatched(rig.samples, len(rig.samples) * len(rig.samples[0]))
         batches = self.samples.split(len(rig.samples[0]))
         seen = [self.see(batch, quantized=False) for batch in batches]
         self._embeddings = torch.cat([one.embedding for one in seen])
@@ -166,12 +166,6 @@ def optimize(
         scales |= found[0]
         affines |= found[1]
     return scales, affines
-
-
-def _joined(samples: Sequence[Tensor]) -> Tensor:
-    """All batches in one, texts padded to the longest."""
-    widest = max(x.shape[-1] for x in samples)
-    return torch.cat([F.pad(x, (0, widest - x.shape[-1])) for x in samples])
 
 
 def require_stages(rigs: Sequence[Rig]) -> None:

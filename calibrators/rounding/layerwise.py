@@ -14,11 +14,10 @@ from torch import Tensor
 from calibrators.rounding.arrived import Moments, moments, walk
 from calibrators.rounding.solver import choose_scale, damped, refine
 from qkit.calibration.bench import Bench, Stream
-from qkit.calibration.protocol import RoundedWeight
 from qkit.graph.layers import Layer
 from qkit.numerics import dequantize
 from qkit.progress import Advance
-from qkit.spec import PointId, QParams, QuantSpec, Rounding
+from qkit.spec import PointId, QParams, QuantSpec, RoundedWeight, Rounding
 
 
 @dataclass(frozen=True)

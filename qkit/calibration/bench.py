@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkit.calibration.observe import Batch, set_mode
@@ -126,25 +127,32 @@ class Bench:
     batches: Callable[[int], Iterable[Batch]]
     logit_scale: float = 1.0
 
-    def rigs(self, span: str, samples: int) -> list[Rig]:
+    def rigs(
+        self, span: str, samples: int, *, batch: int | None = None, keep: bool = False
+    ) -> list[Rig]:
         """Both towers, cut into stages of ``span``, with the first ``samples`` of each.
 
-        What an earlier calibration learned of LayerNorms and fixed of weights is dropped: trials
-        know none of it.
+        Args:
+            span: "half" or "block".
+            samples: images, and texts.
+            batch: samples that run at once; a trial's few by default.
+            keep: what an earlier step learned of LayerNorms and fixed of weights. Otherwise it is
+                dropped: trials know none of it.
         """
         set_mode(self.model, Mode.OFF)
-        for point in list_points(self.model):
+        for point in [] if keep else list_points(self.model):
             point.set_affine(None)
             point.set_rounding(None)
         batches = list(self.batches(samples))
-        return [self._rig(tower, self.stages[span], batches) for tower in TOWERS]
+        sides = {"image": [b.images for b in batches], "text": [b.texts for b in batches]}
+        found = {tower: [x for x in side if x is not None] for tower, side in sides.items()}
+        if batch is not None:
+            found = {tower: rebatched(side, batch) for tower, side in found.items()}
+        return [self._rig(tower, self.stages[span], found[tower]) for tower in TOWERS]
 
-    def _rig(self, tower: str, stages: tuple[Stage, ...], batches: Sequence[Batch]) -> Rig:
+    def _rig(self, tower: str, stages: tuple[Stage, ...], samples: list[Tensor]) -> Rig:
         model: Any = self.model
-        image = tower == "image"
-        encode = model.encode_image if image else model.encode_text
-        found = [batch.images if image else batch.texts for batch in batches]
-        samples = [sample for sample in found if sample is not None]
+        encode = model.encode_image if tower == "image" else model.encode_text
         own = tuple(stage for stage in stages if stage.tower == tower)
         if own and not samples:
             message = (
@@ -164,6 +172,14 @@ class Bench:
         points = {p.point: p for layer in layers for p in layer.points}
         outside = tuple(layer for layer in layers if layer.name not in inside)
         return Rig(tower, own, outside, samples, encode, points, model.modules)
+
+
+def rebatched(batches: Sequence[Tensor], size: int) -> list[Tensor]:
+    """The same samples, ``size`` at a time; texts are padded to the longest of all."""
+    if not batches:
+        return []
+    widest = max(x.shape[-1] for x in batches)
+    return list(torch.cat([F.pad(x, (0, widest - x.shape[-1])) for x in batches]).split(size))
 
 
 def follows(stages: Sequence[Stage], sample: Tensor, encode: Callable[[Tensor], Tensor]) -> bool:

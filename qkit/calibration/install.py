@@ -15,7 +15,7 @@ from qkit.graph.layers import list_points
 from qkit.nn.attention import ExplicitAttention
 from qkit.nn.layer import QuantLayer
 from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
-from qkit.spec import Affine, Granularity, PointId, QParams, Rounding
+from qkit.spec import Affine, Granularity, PointId, QParams, RoundedWeight, Rounding
 
 
 def install(
@@ -52,6 +52,28 @@ def install(
         point.set_affine(None if learned is None else Affine(*(t.to(device) for t in learned)))
         point.observer = None
         point.set_mode(Mode.QUANTIZE)
+
+
+def install_rounded(model: nn.Module, found: Mapping[PointId, RoundedWeight]) -> None:
+    """Install weights as they were rounded anew; all else stays as it is installed.
+
+    Raises:
+        CalibrationError: see ``install`` and ``install_roundings``.
+    """
+    points = list_points(model)
+    scales = {p.point: p.qparams for p in points if not p.spec.dynamic}
+    affines = {
+        p.point: Affine(p.gain, p.shift)
+        for p in points
+        if p.gain is not None and p.shift is not None
+    }
+    kept = {
+        p.point: Rounding(p.levels, p.correction)
+        for p in points
+        if p.levels is not None or p.correction is not None
+    }
+    install(model, scales | {key: weight.qparams for key, weight in found.items()}, affines)
+    install_roundings(model, kept | {key: weight.rounding for key, weight in found.items()})
 
 
 def install_roundings(model: nn.Module, roundings: Mapping[PointId, Rounding]) -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from qkit.calibration.bench import Bench
+from qkit.calibration.memory import Memory
 from qkit.calibration.session import CalibrationSession
 from qkit.numerics import qparams_from_range, sqnr_db
 from qkit.progress import Advance
-from qkit.spec import Affine, PointId, QParams, QuantSpec, Range, Rounding, TensorStats
+from qkit.spec import Affine, PointId, QParams, QuantSpec, Range, RoundedWeight, TensorStats
 from qkit.transform import Transform
 
 
@@ -41,13 +42,6 @@ class TransformMethod(Protocol):
         ...
 
 
-class RoundedWeight(NamedTuple):
-    """A weight's scale and the integers that were chosen with it."""
-
-    qparams: QParams
-    rounding: Rounding
-
-
 class RoundingMethod(Protocol):
     """Chooses the integers of weights of a model all of whose points have scales.
 
@@ -56,6 +50,26 @@ class RoundingMethod(Protocol):
 
     def round(self, bench: Bench, advance: Advance) -> Mapping[PointId, RoundedWeight]:
         """Scale and integers by the weight's point; weights left out keep the nearest."""
+        ...
+
+
+class ReconstructionMethod(Protocol):
+    """Learns the weights of a quantized model from its float self.
+
+    Implement it as a frozen dataclass, as a calibrator.
+    """
+
+    def work(self, bench: Bench) -> int:
+        """What ``reconstruct`` will count up to."""
+        ...
+
+    def reconstruct(
+        self, bench: Bench, memory: Memory, advance: Advance
+    ) -> Mapping[PointId, RoundedWeight]:
+        """Scale, integers and correction by the weight's point; others stay as they are.
+
+        What takes long is kept in ``memory`` as soon as it is done, and recalled from there.
+        """
         ...
 
 

@@ -119,6 +119,9 @@ class Registry:
 CALIBRATORS = Registry("qkit.calibrators", "method", "calibrator", "calibrate")
 TRANSFORMS = Registry("qkit.transforms", "transform", "transform", "choose")
 ROUNDINGS = Registry("qkit.roundings", "rounding", "rounding", "round")
+RECONSTRUCTIONS = Registry(
+    "qkit.reconstructions", "reconstruction", "reconstruction", "reconstruct"
+)
 
 
 def list_calibrators() -> tuple[CalibratorInfo, ...]:

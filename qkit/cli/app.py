@@ -12,7 +12,7 @@ from qkit.cli.compare import compare
 from qkit.cli.demo import demo
 from qkit.cli.doctor import doctor
 from qkit.cli.evaluate import evaluate
-from qkit.cli.listing import calibrators, recipes, roundings, transforms
+from qkit.cli.listing import calibrators, recipes, reconstructions, roundings, transforms
 from qkit.cli.report import report
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.command()(evaluate)
 app.command()(calibrators)
 app.command()(transforms)
 app.command()(roundings)
+app.command()(reconstructions)
 app.command()(recipes)
 app.command()(doctor)
 

@@ -53,6 +53,7 @@ def calibrate(
 
     Without --model and --data: the small model and the scenes that qkit brings along.
     """
+    from qkit.artifact.checkpoints import drop_checkpoints
     from qkit.artifact.folder import check_target, read_run
     from qkit.pipeline.calibrate import calibrate as run
     from qkit.recipe.overrides import Overrides
@@ -74,6 +75,7 @@ def calibrate(
     )
     if out is not None:
         check_target(out, overwrite)
+    partial = None if out is None else out.with_name(f"{out.name}.partial")
     with progress_bars() as progress:
         result = run(
             model,
@@ -85,9 +87,11 @@ def calibrate(
             skip_bad=skip_bad,
             min_coverage=min_coverage,
             progress=progress,
+            checkpoints=partial,
         )
-        if out is not None:
+        if out is not None and partial is not None:
             result.save(out, overwrite=overwrite)
+            drop_checkpoints(partial)
     report = result.report.to_dict() if out is None else read_run(out).report
     if as_json:
         typer.echo(json.dumps(report, indent=1))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The qkit authors
-"""``qkit calibrators``, ``transforms``, ``roundings`` and ``recipes``: what can be named."""
+"""``qkit calibrators``, ``transforms`` and the like, and ``recipes``: what can be named."""
 
 from __future__ import annotations
 
@@ -43,6 +43,14 @@ def roundings(as_json: AsJson = False) -> None:
     from qkit.calibration.registry import ROUNDINGS
 
     _show(_plugins(ROUNDINGS), as_json)
+
+
+@reported
+def reconstructions(as_json: AsJson = False) -> None:
+    """List what a recipe's [reconstruction] can name, with options."""
+    from qkit.calibration.registry import RECONSTRUCTIONS
+
+    _show(_plugins(RECONSTRUCTIONS), as_json)
 
 
 @reported

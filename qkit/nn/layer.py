@@ -121,8 +121,8 @@ class QuantLayer(nn.Module):
         quantizer.fired += 1
         if quantizer.mode is Mode.OBSERVE:
             return self.weight
-        learns = self.weight.requires_grad and torch.is_grad_enabled()
-        if learns or quantizer.learned_scale is not None:
+        trained = self.weight.requires_grad and torch.is_grad_enabled()
+        if trained or quantizer.learns:
             return quantizer.round(self.weight)
         if self._rounded is None or not self._rounded.is_of(self.weight, quantizer):
             self._rounded = _Rounded.make(self.weight, quantizer)

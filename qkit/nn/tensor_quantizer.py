@@ -62,6 +62,10 @@ class TensorQuantizer(nn.Module):
         fired: calls so far in a mode other than OFF; 0 after calibration means a silent no-op.
         version: grows whenever the grid changes, so that a rounded weight is known to be stale.
         learned_scale: a scale that is being learned and stands in for the installed one.
+        learned_weight: a rounded weight that is being learned, as rows in the coordinates of the
+            transform; it stands in for what is installed.
+        dropped: share of the values of an input that stay as they are, at random, while a model
+            learns (QDrop, arXiv 2203.05740); drawn anew at every call.
         transform: coordinates in which it observes and rounds; a weight has that of its input.
     """
 
@@ -85,6 +89,8 @@ class TensorQuantizer(nn.Module):
         for name in ("scale", "zero_point", "gain", "shift", "levels", "correction"):
             self.register_buffer(name, None)
         self.learned_scale: Tensor | None = None
+        self.learned_weight: Tensor | None = None
+        self.dropped = 0.0
         self.transform: Transform | None = None
 
     def set_mode(self, mode: Mode) -> None:
@@ -152,12 +158,23 @@ class TensorQuantizer(nn.Module):
 
     def round(self, x: Tensor) -> Tensor:
         """``x`` rounded to the grid, whatever the mode; does not count as a call."""
+        if self.learned_weight is not None:
+            return self.out_of(self.learned_weight, x)
         if self.levels is not None:
             return self.dequantized(self.levels)
         z = self.into(self._adjusted(x))
         if self.learned_scale is None:
-            return self.out_of(fake_quantize(z, self._grid(z)), x)
-        return self.out_of(learned_fake_quantize(z, self._qparams_of(z), self.spec), x)
+            rounded = fake_quantize(z, self._grid(z))
+        else:
+            rounded = learned_fake_quantize(z, self._qparams_of(z), self.spec)
+        if self.dropped:
+            rounded = torch.where(torch.rand_like(z) < self.dropped, z, rounded)
+        return self.out_of(rounded, x)
+
+    @property
+    def learns(self) -> bool:
+        """Whether what it rounds to is being learned, so that nothing may be kept of it."""
+        return self.learned_scale is not None or self.learned_weight is not None
 
     def integers(self, weight: Tensor) -> Tensor:
         """What a weight is stored as: the levels that were set, or the nearest; int16."""
@@ -190,7 +207,7 @@ class TensorQuantizer(nn.Module):
     def out_of(self, z: Tensor, like: Tensor) -> Tensor:
         """Back from the coordinates of the transform, in the shape of ``like``."""
         if self.transform is None:
-            return z
+            return z.view_as(like)
         if self.point.role == "weight":
             return self.transform.weight_out_of(z).view_as(like)
         return self.transform.out_of(z)

@@ -98,6 +98,7 @@ def calibrate(
     skip_bad: bool = False,
     min_coverage: float | None = None,
     progress: Progress | None = None,
+    checkpoints: Path | None = None,
 ) -> CalibrationResult:
     """Quantize a CLIP model.
 
@@ -115,6 +116,8 @@ def calibrate(
         skip_bad: leave unreadable images out, counted, instead of stopping.
         min_coverage: refuse less than this fraction of weights or of MACs quantized.
         progress: who shows how far it is.
+        checkpoints: folder where a reconstruction keeps what it has done, so that the same call
+            goes on there after an interruption; None keeps nothing.
 
     Raises:
         QkitError: anything the caller can mend, in one line.
@@ -135,7 +138,7 @@ def calibrate(
         student = _student(inputs.model)
         coverage = give_points(student, resolved)
     require_coverage(coverage, min_coverage)
-    session, chosen = steps.run(student, calib, watch)
+    session, chosen = steps.run(student, calib, watch, checkpoints)
     evaluator = Evaluator(student.clip, template_count=templates, skip_bad=skip_bad, progress=watch)
     findings = measure_student(student, calib, session.seen, watch)
     report = _report(student, resolved, calib, coverage, findings)
@@ -184,7 +187,7 @@ def label(recipe: Recipe) -> str:
     dynamic = any(s.input is not None and s.input.dynamic for s in schemes)
     suffix = " per token" if dynamic else ""
     bits_text = f"W{bits('weight')}A{bits('input')} attn{bits('attention')}{suffix}"
-    steps = (recipe.transform, recipe.calibrator, recipe.rounding)
+    steps = (recipe.transform, recipe.calibrator, recipe.rounding, recipe.reconstruction)
     return ", ".join([bits_text, *(step.method for step in steps if step is not None)])
 
 

@@ -7,23 +7,39 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
+from qkit.artifact.checkpoints import digest, open_checkpoints
+from qkit.artifact.tensors import to_tensors
 from qkit.calibration.bench import Bench
 from qkit.calibration.coordinates import install_transforms
-from qkit.calibration.install import install, install_roundings
+from qkit.calibration.install import install, install_rounded
+from qkit.calibration.memory import Forgetful, Memory
 from qkit.calibration.observe import observe
-from qkit.calibration.protocol import Calibrator, RoundingMethod, TransformMethod, affines_of
-from qkit.calibration.registry import ROUNDINGS, TRANSFORMS, create_calibrator
+from qkit.calibration.protocol import (
+    Calibrator,
+    ReconstructionMethod,
+    RoundingMethod,
+    TransformMethod,
+    affines_of,
+)
+from qkit.calibration.registry import (
+    RECONSTRUCTIONS,
+    ROUNDINGS,
+    TRANSFORMS,
+    Registry,
+    create_calibrator,
+)
 from qkit.calibration.session import CalibrationSession, open_session
 from qkit.clip.model import logit_scale
 from qkit.clip.stages import list_stages
 from qkit.errors import RecipeError
-from qkit.graph.layers import list_points
 from qkit.pipeline.inputs import CalibrationData
 from qkit.pipeline.student import Student
 from qkit.progress import Progress
 from qkit.recipe import Recipe
+from qkit.recipe.schema import StepConfig
 from qkit.spec import Granularity, PointId, QParams
 
 BENCH_BATCH = 2  # samples that a trial runs at once: a bad candidate is dropped after so many
@@ -37,12 +53,14 @@ class Steps:
         transform: coordinates of inputs.
         calibrator: scales.
         rounding: integers of weights.
+        reconstruction: weights, learned from the float model.
         recipe: names all of them.
     """
 
     transform: TransformMethod | None
     calibrator: Calibrator
     rounding: RoundingMethod | None
+    reconstruction: ReconstructionMethod | None
     recipe: Recipe
 
     @classmethod
@@ -54,16 +72,20 @@ class Steps:
             RecipeError: a step has nothing to do.
         """
         _check(recipe)
-        transform, rounding = recipe.transform, recipe.rounding
         return cls(
-            None if transform is None else TRANSFORMS.create(transform.method, transform.options),
+            _create(TRANSFORMS, recipe.transform),
             create_calibrator(recipe.calibrator.method, recipe.calibrator.options),
-            None if rounding is None else ROUNDINGS.create(rounding.method, rounding.options),
+            _create(ROUNDINGS, recipe.rounding),
+            _create(RECONSTRUCTIONS, recipe.reconstruction),
             recipe,
         )
 
     def run(
-        self, student: Student, data: CalibrationData, watch: Progress
+        self,
+        student: Student,
+        data: CalibrationData,
+        watch: Progress,
+        checkpoints: Path | None = None,
     ) -> tuple[CalibrationSession, Mapping[PointId, QParams]]:
         """Quantize ``student``; what was observed, and the calibrator's own scales."""
         self._transform(student, data, watch)
@@ -73,6 +95,7 @@ class Steps:
             chosen = self.calibrator.calibrate(session, step)
             install(student.model, chosen, affines_of(chosen))
         self._round(student, data, bool(affines_of(chosen)), watch)
+        self._reconstruct(student, data, watch, checkpoints)
         return session, chosen
 
     def _transform(self, student: Student, data: CalibrationData, watch: Progress) -> None:
@@ -97,11 +120,27 @@ class Steps:
             raise RecipeError(message)
         with watch.phase(f"round weights ({config.method})", _inputs(student)) as step:
             found = self.rounding.round(bench(student, data), step)
-        points = [p for p in list_points(student.model) if not p.spec.dynamic]
-        scales = {point.point: point.qparams for point in points}
-        scales |= {point: weight.qparams for point, weight in found.items()}
-        install(student.model, scales)
-        install_roundings(student.model, {p: weight.rounding for p, weight in found.items()})
+        install_rounded(student.model, found)
+
+    def _reconstruct(
+        self, student: Student, data: CalibrationData, watch: Progress, checkpoints: Path | None
+    ) -> None:
+        config = self.recipe.reconstruction
+        if self.reconstruction is None or config is None:
+            return
+        memory: Memory = Forgetful()
+        if checkpoints is not None:
+            start = digest(to_tensors(student.model, student.layers))
+            memory = open_checkpoints(checkpoints, {**config.to_dict(), "start": start})
+        parts = bench(student, data)
+        total = self.reconstruction.work(parts)
+        with watch.phase(f"reconstruct ({config.method})", total) as step:
+            found = self.reconstruction.reconstruct(parts, memory, step)
+        install_rounded(student.model, found)
+
+
+def _create(registry: Registry, step: StepConfig | None) -> Any:
+    return None if step is None else registry.create(step.method, step.options)
 
 
 def collect(
@@ -143,9 +182,10 @@ def _check(recipe: Recipe) -> None:
             "in float or give each channel a scale. Quantize inputs per token or per tensor."
         )
         raise RecipeError(message)
-    if recipe.rounding is not None and not any(scheme.weight for scheme in schemes):
-        message = (
-            f"[rounding] {recipe.rounding.method!r} has no weight to round: the rules leave all "
-            "in float. Quantize weights, or drop [rounding]."
-        )
-        raise RecipeError(message)
+    for name, step in (("rounding", recipe.rounding), ("reconstruction", recipe.reconstruction)):
+        if step is not None and not any(scheme.weight for scheme in schemes):
+            message = (
+                f"[{name}] {step.method!r} has no weight to round: the rules leave all in float. "
+                f"Quantize weights, or drop [{name}]."
+            )
+            raise RecipeError(message)

@@ -23,7 +23,7 @@ from qkit.recipe.schema import (
 from qkit.recipe.values import check_keys, flag, one_of, subtable, text, whole
 from qkit.spec import KINDS, TOWERS, Granularity, QuantSpec, Scheme
 
-STEPS = ("transform", "calibrator", "rounding")
+STEPS = ("transform", "calibrator", "rounding", "reconstruction")
 DEFAULTS = {"weight": WEIGHT, "input": INPUT, "attention": ATTENTION}
 
 
@@ -63,6 +63,7 @@ def parse_recipe(table: Mapping[str, Any], source: str = "recipe") -> Recipe:
         calibrator=_calibrator(subtable(table, "calibrator", source), source),
         transform=_step(table, "transform", source),
         rounding=_step(table, "rounding", source),
+        reconstruction=_step(table, "reconstruction", source),
         samples=whole(data, "samples", default.samples, 1, source),
         batch_size=whole(data, "batch_size", default.batch_size, 1, source),
         seed=whole(table, "seed", default.seed, 0, source),

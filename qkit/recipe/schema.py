@@ -81,6 +81,7 @@ class Recipe:
         calibrator: who chooses the scales.
         transform: who chooses the coordinates in which inputs are rounded; None for their own.
         rounding: who chooses the integers of weights; None for the nearest.
+        reconstruction: who learns weights from the float model afterwards; None for nobody.
         samples: calibration images drawn from the data (and as many texts).
         batch_size: images, and texts, run at once.
         seed: of the draw.
@@ -91,6 +92,7 @@ class Recipe:
     calibrator: CalibratorConfig = field(default_factory=CalibratorConfig)
     transform: StepConfig | None = None
     rounding: StepConfig | None = None
+    reconstruction: StepConfig | None = None
     samples: int = 128
     batch_size: int = 32
     seed: int = 0
@@ -98,13 +100,18 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as a recipe file writes it; ``parse_recipe`` reads it back to an equal one."""
-        steps = {"transform": self.transform, "rounding": self.rounding}
+        calibrator = StepConfig(self.calibrator.method, self.calibrator.options)
+        steps = {
+            "transform": self.transform,
+            "calibrator": calibrator,
+            "rounding": self.rounding,
+            "reconstruction": self.reconstruction,
+        }
         return {
             "summary": self.summary,
             "seed": self.seed,
             "data": {"samples": self.samples, "batch_size": self.batch_size},
             **{name: step.to_dict() for name, step in steps.items() if step is not None},
-            "calibrator": {"method": self.calibrator.method, **self.calibrator.options},
             "rule": [rule.to_dict() for rule in self.rules],
         }
 

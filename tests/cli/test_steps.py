@@ -40,7 +40,8 @@ def test_a_shipped_recipe_from_calibration_to_loading(qkit, calibrate_args, tmp_
     ("command", "names"),
     [
         ("transforms", ["balance", "best", "reparameterize", "rotate", "smooth"]),
-        ("roundings", ["gptq"]),
+        ("roundings", ["adaround", "gptq"]),
+        ("reconstructions", ["blocks"]),
     ],
 )
 def test_what_can_be_named_is_listed_with_options(qkit, command, names):

@@ -109,7 +109,7 @@ def test_one_rule_that_gives_them_something_to_do_is_enough():
 
 def test_left_out_they_are_nobody_s_and_ask_for_nothing():
     steps = Steps.of(recipe_of(Scheme()))
-    assert steps.transform is steps.rounding is None
+    assert steps.transform is steps.rounding is steps.reconstruction is None
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_what_was_learned_of_layer_norms_would_be_undone(tiny, data):
     student = prepare(tiny)
     give_points(student, recipe)
     samples = open_calibration(data, 2, 0, skip_bad=False)
-    steps = Steps(None, Learned(), Gptq(samples=2), recipe)
+    steps = Steps(None, Learned(), Gptq(samples=2), None, recipe)
     fact = r"^\[rounding\] 'gptq' would undo what the calibrator learned of LayerNorms\. Drop \[rou"
     with pytest.raises(RecipeError, match=fact):
         steps.run(student, samples, Stopwatch(Silent()))

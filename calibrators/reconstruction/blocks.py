@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""Weights learned block by block, then all of a tower together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from calibrators.reconstruction.objectives import BlockError, TowerError, embeddings
+from calibrators.reconstruction.training import Training
+from qkit.calibration.bench import Bench, Rig
+from qkit.calibration.importance import measure_importance
+from qkit.calibration.learn import frozen
+from qkit.calibration.memory import Memory, as_tensors, from_tensors
+from qkit.calibration.running import switched
+from qkit.calibration.weights import open_weights, put
+from qkit.graph.layers import Layer
+from qkit.progress import Advance
+from qkit.spec import PointId, RoundedWeight
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Weights, scales and biases learned block by block, then by tower, from the float model.
+
+    Every block is given what the quantized blocks before it leave and learns what the float one
+    makes (BRECQ, arXiv 2102.05426); then all weights of a tower learn its embedding.
+
+    Attributes:
+        samples: images, and texts, that are learned from.
+        batch: of these at a step.
+        iterations: steps for each block.
+        tower: steps for each tower as a whole; 0 for none.
+        rate: step size (Adam) of weights, in levels.
+        fine: step size of biases, and of the logarithms of scales.
+        dropped: share of values of inputs that stay unrounded at random (QDrop), in blocks.
+        distance: what 1 - cosine of an embedding counts beside the divergence.
+        mirror: images are learned from as they are and as a mirror shows them.
+        seed: of the batches' order.
+    """
+
+    samples: int = 512
+    batch: int = 16
+    iterations: int = 128
+    tower: int = 256
+    rate: float = 1e-2
+    fine: float = 3e-3
+    dropped: float = 0.0
+    distance: float = 10.0
+    mirror: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 1), ("batch", 1), ("iterations", 0), ("tower", 0)):
+            if getattr(self, name) < least:
+                message = f"{name} = {getattr(self, name)} is not possible. Use {least} or more."
+                raise ValueError(message)
+        for name in ("rate", "fine"):
+            if not getattr(self, name) > 0:
+                message = f"{name} = {getattr(self, name)} is not possible. Use a positive number."
+                raise ValueError(message)
+        if not 0 <= self.dropped < 1:
+            message = f"dropped = {self.dropped} is not possible. Use 0, or more and less than 1."
+            raise ValueError(message)
+
+    def work(self, bench: Bench) -> int:
+        """Steps that ``reconstruct`` will advance by, at most."""
+        stages = bench.stages["block"]
+        return len(stages) * self.iterations + len({s.tower for s in stages}) * self.tower
+
+    def reconstruct(
+        self, bench: Bench, memory: Memory, advance: Advance
+    ) -> Mapping[PointId, RoundedWeight]:
+        """Learned weights of all layers but token tables, by the weight's point."""
+        rigs = [
+            self._mirrored(rig)
+            for rig in bench.rigs("block", self.samples, batch=self.batch, keep=True)
+        ]
+        targets = [embeddings(rig) for rig in rigs]
+        found: dict[PointId, RoundedWeight] = {}
+        for rig, target, other in zip(rigs, targets, reversed(targets), strict=True):
+            if not rig.samples:
+                continue
+            learning = _Tower(self, rig, memory, advance)
+            with frozen([rig]):
+                found |= learning.blocks()
+                found |= learning.whole(target, torch.cat(other), bench.logit_scale)
+        return found
+
+    def _mirrored(self, rig: Rig) -> Rig:
+        if not self.mirror or rig.tower != "image":
+            return rig
+        return replace(rig, samples=[*rig.samples, *(x.flip(-1) for x in rig.samples)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Tower:
+    """One tower that is being learned."""
+
+    options: Blocks
+    rig: Rig
+    memory: Memory
+    advance: Advance
+
+    def blocks(self) -> dict[PointId, RoundedWeight]:
+        """Learn block after block and leave each as it was learned."""
+        rig, options = self.rig, self.options
+        found: dict[PointId, RoundedWeight] = {}
+        if not options.iterations or not rig.stages:
+            return {}
+        importances = measure_importance(rig, 1, options.seed)
+        stream, target = rig.enter(quantized=True), rig.enter(quantized=False)
+        for stage, importance in zip(rig.stages, importances, strict=True):
+            target = rig.run([stage], target, quantized=False)
+            error = BlockError(rig, stage, stream, target, importance)
+            training = self._training(options.iterations, options.dropped)
+            found |= self._learned(stage.name, stage.layers, training, error)
+            stream = rig.run([stage], stream, quantized=True)
+        return found
+
+    def whole(
+        self, target: Sequence[Tensor], others: Tensor, scale: float
+    ) -> dict[PointId, RoundedWeight]:
+        """Learn all weights of the tower together."""
+        if not self.options.tower:
+            return {}
+        layers = [*self.rig.outside, *(la for stage in self.rig.stages for la in stage.layers)]
+        error = TowerError(self.rig, target, others, scale, self.options.distance)
+        training = self._training(self.options.tower, 0.0)
+        return self._learned(self.rig.tower, layers, training, error)
+
+    def _training(self, iterations: int, dropped: float) -> Training:
+        options = self.options
+        return Training(iterations, options.rate, options.fine, dropped, options.seed)
+
+    def _learned(
+        self,
+        name: str,
+        layers: Sequence[Layer],
+        training: Training,
+        error: Callable[[int], Tensor],
+    ) -> dict[PointId, RoundedWeight]:
+        """Learn the weights of ``layers``, or recall them, and leave them so."""
+        known = self.memory.recall(name)
+        if known is None:
+            weights = open_weights(layers)
+            points = dict.fromkeys(point for layer in layers for point in layer.points)
+            with switched(points, True):
+                training.run(weights, len(self.rig.samples), error, self.advance)
+            found = {weight.point.point: weight.rounded() for weight in weights}
+            self.memory.keep(name, as_tensors(found))
+        else:
+            found = from_tensors(known)
+            self.advance(training.iterations)
+        put(layers, found)
+        return found
