@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from qkit.errors import CalibrationError
+from qkit.grids.codebook import Codebook, grid_of
 from qkit.numerics import (
     Grid,
     along,
     dequantize,
-    fake_quantize,
     learned_fake_quantize,
     make_grid,
     quantize,
@@ -81,7 +81,7 @@ class TensorQuantizer(nn.Module):
         self.fired = 0
         self.version = 0
         self.observer: Observer | None = None
-        self._grids: dict[int, Grid] = {}
+        self._grids: dict[int, Grid | Codebook] = {}
         for name in ("scale", "zero_point", "gain", "shift", "levels", "correction"):
             self.register_buffer(name, None)
         self.learned_scale: Tensor | None = None
@@ -156,7 +156,7 @@ class TensorQuantizer(nn.Module):
             return self.dequantized(self.levels)
         z = self.into(self._adjusted(x))
         if self.learned_scale is None:
-            return self.out_of(fake_quantize(z, self._grid(z)), x)
+            return self.out_of(self._grid(z).round(z), x)
         return self.out_of(learned_fake_quantize(z, self._qparams_of(z), self.spec), x)
 
     def integers(self, weight: Tensor) -> Tensor:
@@ -218,11 +218,11 @@ class TensorQuantizer(nn.Module):
             self.observer = make_observer(self.spec, self.axis).to(x.device)
         self.observer(self.into(x.detach()))
 
-    def _grid(self, x: Tensor) -> Grid:
+    def _grid(self, x: Tensor) -> Grid | Codebook:
         if self.spec.dynamic:
             return make_grid(self._of_tokens(x), self.spec)
         if x.ndim not in self._grids:
-            self._grids[x.ndim] = make_grid(self.qparams, self.spec, self.axis, x.ndim)
+            self._grids[x.ndim] = grid_of(self.qparams, self.spec, self.axis, x.ndim)
         return self._grids[x.ndim]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
