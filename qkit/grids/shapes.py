@@ -80,7 +80,7 @@ class Twin:
 
 Shape = Logarithmic | Twin
 
-STEPS = (1, 2, 3, 4, 6, 8, 12, 16)
+STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 SHAPES: Mapping[GridKind, Shape] = MappingProxyType(
     {
         GridKind.LOG2: Logarithmic((1,)),
