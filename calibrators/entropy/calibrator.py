@@ -18,6 +18,7 @@ from calibrators.mse import Mse
 from qkit.calibration.bench import Rig
 from qkit.calibration.protocol import Annotated, StageNote
 from qkit.calibration.session import CalibrationSession
+from qkit.errors import CalibrationError
 from qkit.progress import Advance, ignore
 from qkit.spec import Affine, PointId, QParams
 
@@ -111,7 +112,11 @@ class Entropy:
         Points outside the blocks get their layer's own best ranges; what no layer's output can
         judge (embeddings, per-channel inputs), or all where the session has no model to run, gets
         the least error of the tensor itself.
+
+        Raises:
+            CalibrationError: a grid is not uniform: what is searched here are ranges.
         """
+        _require_uniform(session)
         if self.mode == "released":
             return released_ranges(session, self.span, advance)
         rigs = session.bench.rigs(self.span, self.samples) if session.bench else []
@@ -187,6 +192,16 @@ class Entropy:
             return fixed(len(found.importances), self.max_layers)
         blocks = grow(found.dependencies, threshold, self.max_layers)
         return shuffled(blocks, self.seed) if self.partition == "random" else blocks
+
+
+def _require_uniform(session: CalibrationSession) -> None:
+    for point, spec in session.points.items():
+        if not spec.uniform:
+            message = (
+                f"method 'entropy' searches uniform grids only, and {point} has grid = "
+                f"'{spec.grid}'. Use method 'mse', or grid = 'uniform'."
+            )
+            raise CalibrationError(message)
 
 
 @dataclass(slots=True)
