@@ -111,13 +111,13 @@ class Entropy:
 
         Points outside the blocks get their layer's own best ranges; what no layer's output can
         judge (embeddings, per-channel inputs), or all where the session has no model to run, gets
-        the least error of the tensor itself.
+        the least error of the tensor itself; so does a grid that is not uniform.
 
         Raises:
-            CalibrationError: a grid is not uniform: what is searched here are ranges.
+            CalibrationError: mode "released" is to choose a grid that is not uniform.
         """
-        _require_uniform(session)
         if self.mode == "released":
+            _require_uniform(session)
             return released_ranges(session, self.span, advance)
         rigs = session.bench.rigs(self.span, self.samples) if session.bench else []
         if self.optimize_encoder:
@@ -198,8 +198,8 @@ def _require_uniform(session: CalibrationSession) -> None:
     for point, spec in session.points.items():
         if not spec.uniform:
             message = (
-                f"method 'entropy' searches uniform grids only, and {point} has grid = "
-                f"'{spec.grid}'. Use method 'mse', or grid = 'uniform'."
+                f"mode = 'released' knows uniform grids only, and {point} has grid = "
+                f"'{spec.grid}'. Use mode = 'paper', or grid = 'uniform'."
             )
             raise CalibrationError(message)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from qkit.errors import CalibrationError
-from qkit.grids.codebook import Codebook, grid_of
+from qkit.grids.codebook import Codebook, codebook, grid_of
 from qkit.numerics import (
     Grid,
     along,
@@ -172,8 +172,10 @@ class TensorQuantizer(nn.Module):
         return self.out_of(dequantize(rows, self.qparams, self.spec, self.axis), levels)
 
     def positions(self, x: Tensor) -> Tensor:
-        """Where ``x`` lies on the grid, unrounded, in steps from the lowest level."""
+        """Where ``x`` lies on the grid, in steps from the lowest level; unrounded if uniform."""
         z = self.into(self._adjusted(x))
+        if not self.spec.uniform:
+            return codebook(self.qparams, self.spec).codes(z).to(z.dtype)
         scale, zero_point = self._qparams_of(z)
         return z / scale + (zero_point - self.spec.quant_min)
 

@@ -100,13 +100,13 @@ def test_more_bits_lose_less(data):
         assert errors == sorted(errors, reverse=True)
 
 
-def test_the_joint_search_refuses_what_it_cannot_search(data):
+def test_the_released_search_refuses_what_it_does_not_know(data):
     spec = QuantSpec(4, grid=GridKind.LOG2)
     with pytest.raises(CalibrationError) as caught:
-        chosen(Entropy(), data(spec.grid), spec)
+        chosen(Entropy(mode="released"), data(spec.grid), spec)
     assert str(caught.value) == (
-        "method 'entropy' searches uniform grids only, and a:probs has grid = 'log2'. "
-        "Use method 'mse', or grid = 'uniform'."
+        "mode = 'released' knows uniform grids only, and a:probs has grid = 'log2'. "
+        "Use mode = 'paper', or grid = 'uniform'."
     )
 
 

@@ -72,8 +72,8 @@ def test_a_transform_leaves_such_inputs_alone(qkit, calibrate_args, recipe, tmp_
         ),
         (
             ['probs = { grid = "twin" }'],
-            ["--method=entropy"],
-            ["'entropy' searches uniform grids only", "Use method 'mse'"],
+            ["--method=entropy", "--option=mode=released"],
+            ["'released' knows uniform grids only", "Use mode = 'paper'"],
         ),
         (
             ['input = { grid = "twin-signed" }'],
