@@ -86,7 +86,8 @@ def calibrated(tiny_folder, data):
 def test_a_transform_needs_an_input_whose_channels_can_be_mixed(schemes):
     fact = (
         r"^\[transform\] 'best' has no input to change: the rules leave all in float, or give "
-        r"channels a scale or inputs a grid of their own\. Quantize inputs per token or per tensor\.$"
+        r"channels a scale or inputs a grid of their own\. "
+        r"Quantize inputs per token or per tensor\.$"
     )
     with pytest.raises(RecipeError, match=fact):
         Steps.of(recipe_of(*schemes, transform=TRANSFORM))
