@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from qkit.calibration.protocol import TensorCalibrator
+from qkit.grids.fit import SUBSAMPLES, fit, sample_of
 from qkit.numerics import fake_quantize, make_grid, qparams_from_range
+from qkit.observers import spread
 from qkit.spec import Granularity, Histogram, QuantSpec, Range, TensorStats
 
 Error = Callable[[Tensor, Tensor], Tensor]
 """Mean squared error ``(K, channels)`` of K candidate ranges, each end ``(K, channels)``."""
 
-SUBSAMPLES = 4
 CHUNK = 1 << 17  # elements that stay in a core's cache while all candidates pass over them
 MEMORY = 1 << 22
 
@@ -56,7 +57,7 @@ class Mse(TensorCalibrator):
         elif stats.histogram is not None:
             error = histogram_error(stats.histogram, spec)
             low, high = self._shrink(low, high, error, self.least_activation)
-            if not spec.symmetric:
+            if spec.uniform and not spec.symmetric:
                 low, high = self._move_ends(low, high, stats, error)
         shape = stats.min_val.shape
         return Range(low.reshape(shape), high.reshape(shape))
@@ -121,13 +122,15 @@ def values_error(rows: Tensor, spec: QuantSpec) -> Error:
 
 
 def histogram_error(histogram: Histogram, spec: QuantSpec) -> Error:
-    """Expected error on a histogram, each bin sampled at four evenly spaced values."""
-    counts = histogram.counts.reshape(-1, histogram.counts.shape[-1])
-    low, high = histogram.low.reshape(-1, 1), histogram.high.reshape(-1, 1)
-    places = counts.shape[1] * SUBSAMPLES
-    offsets = (torch.arange(places, device=counts.device) + 0.5) / places
-    weights = (counts / counts.sum(-1, keepdim=True)).repeat_interleave(SUBSAMPLES, dim=1)
-    return _error_on(low + (high - low) * offsets, weights / SUBSAMPLES, spec)
+    """Expected error on a histogram, each bin sampled at a few evenly spaced values."""
+    if spec.uniform:
+        return _error_on(*spread(histogram, SUBSAMPLES), spec)
+    sample = sample_of(histogram)
+
+    def error(_: Tensor, high: Tensor) -> Tensor:  # each end (K, 1), its grid the fittest
+        return torch.stack([fit(end, spec, sample)[1] for end in high.flatten()])[:, None]
+
+    return error
 
 
 def _error_on(values: Tensor, weights: Tensor, spec: QuantSpec) -> Error:

@@ -27,6 +27,10 @@ class Grid(NamedTuple):
     low: float | Tensor
     high: float | Tensor
 
+    def round(self, x: Tensor) -> Tensor:
+        """See ``fake_quantize``."""
+        return fake_quantize(x, self)
+
 
 def qparams_from_range(range_: Range, spec: QuantSpec) -> QParams:
     """Turn a clipping range into scale and zero point, exactly as torch.ao's observers do.

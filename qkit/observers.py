@@ -103,6 +103,19 @@ def weight_stats(weight: Tensor, granularity: Granularity) -> TensorStats:
     return TensorStats(rows.amin(dim=1), rows.amax(dim=1), values=rows)
 
 
+def spread(histogram: Histogram, each: int) -> tuple[Tensor, Tensor]:
+    """Values that stand for a histogram, ``each`` a bin, evenly spaced, and their weights.
+
+    Both are ``(channels, bins * each)``; a channel's weights add up to 1.
+    """
+    counts = histogram.counts.reshape(-1, histogram.counts.shape[-1])
+    low, high = histogram.low.reshape(-1, 1), histogram.high.reshape(-1, 1)
+    places = counts.shape[1] * each
+    offsets = (torch.arange(places, device=counts.device) + 0.5) / places
+    weights = (counts / counts.sum(-1, keepdim=True)).repeat_interleave(each, dim=1) / each
+    return low + (high - low) * offsets, weights
+
+
 def merge_stats(first: TensorStats, second: TensorStats) -> TensorStats:
     """Combine what two passes or two processes saw of one activation.
 

@@ -59,24 +59,65 @@ class Granularity(StrEnum):
             raise RecipeError(message) from None
 
 
+class GridKind(StrEnum):
+    """How the values of the codes are spaced; ``qkit.grids`` has the formulas.
+
+    UNIFORM: evenly.
+    LOG2, LOG_SQRT2: one or two to an octave, and zero; for softmax probabilities.
+    LOG: the same with as many to an octave as fit best.
+    TWIN: finely near zero, coarsely up to the largest; for softmax probabilities.
+    TWIN_SIGNED: finely below zero, coarsely above; for what a GELU puts out.
+    SHIFTED_LOG: those of LOG, moved down to the least value of a GELU; for the same.
+    """
+
+    UNIFORM = "uniform"
+    LOG2 = "log2"
+    LOG_SQRT2 = "log-sqrt2"
+    LOG = "log"
+    TWIN = "twin"
+    TWIN_SIGNED = "twin-signed"
+    SHIFTED_LOG = "shifted-log"
+
+
 @dataclass(frozen=True, slots=True)
 class QuantSpec:
     """How one tensor is quantized to ``bits``-bit integers.
 
-    Symmetric tensors use signed integers and zero point 0, affine ones unsigned integers.
+    Symmetric tensors use signed integers and zero point 0, affine ones unsigned integers. A grid
+    that is not uniform has unsigned codes and one scale for the whole tensor.
 
     Raises:
-        RecipeError: ``bits`` lies outside 2 to 8.
+        RecipeError: ``bits`` lies outside 2 to 8, or the grid allows no such sign or granularity.
     """
 
     bits: int
     symmetric: bool = False
     granularity: Granularity = Granularity.TENSOR
+    grid: GridKind = GridKind.UNIFORM
 
     def __post_init__(self) -> None:
         if not isinstance(self.bits, int) or not MIN_BITS <= self.bits <= MAX_BITS:
             message = f"bits = {self.bits!r} is not possible. Use a whole number from 2 to 8."
             raise RecipeError(message)
+        if self.uniform:
+            return
+        if self.symmetric:
+            message = (
+                f"grid = '{self.grid}' has no mirror image, so symmetric = true is not possible. "
+                "Drop one of the two."
+            )
+            raise RecipeError(message)
+        if self.granularity is not Granularity.TENSOR:
+            message = (
+                f"grid = '{self.grid}' has one scale, chosen by calibration: granularity "
+                f"'{self.granularity}' is not possible. Use 'tensor', or grid = 'uniform'."
+            )
+            raise RecipeError(message)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether the values of the codes are evenly spaced."""
+        return self.grid is GridKind.UNIFORM
 
     @property
     def quant_min(self) -> int:
@@ -95,16 +136,25 @@ class QuantSpec:
 
     def __str__(self) -> str:
         sign = "symmetric" if self.symmetric else "affine"
-        return f"int{self.bits} {sign} per {self.granularity.value}"
+        kind = sign if self.uniform else self.grid.value
+        return f"int{self.bits} {kind} per {self.granularity.value}"
 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """How one layer is quantized; None leaves that tensor in float."""
+    """How one layer is quantized; None leaves that tensor in float.
+
+    Attributes:
+        weight: of a layer's weight.
+        input: of what a layer reads.
+        attention: of the operands of an attention core.
+        probs: of its probabilities; None is as ``attention``.
+    """
 
     weight: QuantSpec | None = None
     input: QuantSpec | None = None
     attention: QuantSpec | None = None
+    probs: QuantSpec | None = None
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -126,7 +176,11 @@ class Range(NamedTuple):
 
 
 class QParams(NamedTuple):
-    """Scale (float32) and zero point (int32), both ``()`` or ``(channels,)``."""
+    """Scale (float32) and zero point (int32), both ``()`` or ``(channels,)``.
+
+    A grid that is not uniform has no zero point; its own integer parameter is kept in its place
+    (see ``qkit.grids``).
+    """
 
     scale: Tensor
     zero_point: Tensor

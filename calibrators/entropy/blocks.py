@@ -94,9 +94,10 @@ class BlockSearch:
 
     def _options(self, stages: Sequence[Stage]) -> dict[PointId, list[QParams]]:
         """Candidates of the points with the fewest bits: only there is much to be gained."""
-        static = [p for stage in stages for p in stage.points if p.point in self.session.points]
+        points = [p for stage in stages for p in stage.points if p.spec.uniform]
+        static = [p for p in points if p.point in self.session.points]
         least = min((p.spec.bits for p in static), default=0)
-        points = (p for p in static if self.wide or p.spec.bits == least)
+        searched = (p for p in static if self.wide or p.spec.bits == least)
         return {
             p.point: candidates(
                 p.qparams,
@@ -105,7 +106,7 @@ class BlockSearch:
                 self.percentiles,
                 self.factors,
             )
-            for p in points
+            for p in searched
         }
 
 

@@ -18,6 +18,7 @@ from calibrators.mse import Mse
 from qkit.calibration.bench import Rig
 from qkit.calibration.protocol import Annotated, StageNote
 from qkit.calibration.session import CalibrationSession
+from qkit.errors import CalibrationError
 from qkit.progress import Advance, ignore
 from qkit.spec import Affine, PointId, QParams
 
@@ -110,9 +111,13 @@ class Entropy:
 
         Points outside the blocks get their layer's own best ranges; what no layer's output can
         judge (embeddings, per-channel inputs), or all where the session has no model to run, gets
-        the least error of the tensor itself.
+        the least error of the tensor itself; so does a grid that is not uniform.
+
+        Raises:
+            CalibrationError: mode "released" is to choose a grid that is not uniform.
         """
         if self.mode == "released":
+            _require_uniform(session)
             return released_ranges(session, self.span, advance)
         rigs = session.bench.rigs(self.span, self.samples) if session.bench else []
         if self.optimize_encoder:
@@ -187,6 +192,16 @@ class Entropy:
             return fixed(len(found.importances), self.max_layers)
         blocks = grow(found.dependencies, threshold, self.max_layers)
         return shuffled(blocks, self.seed) if self.partition == "random" else blocks
+
+
+def _require_uniform(session: CalibrationSession) -> None:
+    for point, spec in session.points.items():
+        if not spec.uniform:
+            message = (
+                f"mode = 'released' knows uniform grids only, and {point} has grid = "
+                f"'{spec.grid}'. Use mode = 'paper', or grid = 'uniform'."
+            )
+            raise CalibrationError(message)
 
 
 @dataclass(slots=True)

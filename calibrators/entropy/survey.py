@@ -92,13 +92,14 @@ class Surveyor:
         chosen: dict[PointId, QParams] = {}
         first = group[0]
         point = next(iter(first.input_quantizers), None)
-        if point is not None and point.spec.dynamic:
+        if point is not None and (point.spec.dynamic or not point.spec.uniform):
             arrived = [first.rounded(x) for x in arrived]
         parts = [r for x in arrived if (r := first.rows(x)) is not None]
         rows = draw(parts, self.rows, self.seed)  # by importance was tried and lost accuracy
         if rows is None:
             return chosen
-        if point is not None and point.spec.granularity is Granularity.TENSOR:
+        static = point is not None and point.spec.granularity is Granularity.TENSOR
+        if point is not None and static and point.spec.uniform:
             weight = torch.cat([layer.weight_rows for layer in group])
             q = choose_input(rows, weight, self._full(point.point), point.spec)
             chosen[point.point] = q

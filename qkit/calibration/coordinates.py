@@ -52,18 +52,18 @@ def can_transform(layer: Layer, spec: QuantSpec) -> bool:
     """Whether the channels of a layer's input can be mixed: it must be read as rows.
 
     Not where each channel has its own scale, nor where neighbouring outputs of a convolution read
-    the same values.
+    the same values, nor where the grid is made for how the values lie as they are.
     """
     if isinstance(layer.module, QuantConv2d) and not layer.module.cuts_patches:
         return False
-    return spec.granularity is not Granularity.CHANNEL
+    return spec.granularity is not Granularity.CHANNEL and spec.uniform
 
 
 def _check(point: PointId, spec: QuantSpec, layer: Layer, transform: Transform) -> None:
     if not can_transform(layer, spec):
         message = (
-            f"{point} has scales by channel, or is read by overlapping windows, so its channels "
-            "cannot be mixed. Leave it as it is."
+            f"{point} has scales by channel, a grid = '{spec.grid}', or overlapping windows that "
+            "read it, so its channels cannot be mixed. Leave it as it is."
         )
         raise CalibrationError(message)
     vectors = {"shift": transform.shift, "gain": transform.gain}

@@ -10,8 +10,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from qkit.errors import CalibrationError
+from qkit.errors import CalibrationError, choices
 from qkit.graph.layers import list_points
+from qkit.grids.shapes import SHAPES
 from qkit.nn.attention import ExplicitAttention
 from qkit.nn.layer import QuantLayer
 from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
@@ -42,6 +43,7 @@ def install(
     for key, q in chosen.items():
         _check_shape(points[key], q, channels.get(key))
         _check_scale(key, q)
+        _check_parameter(points[key], q)
     for key, affine in affines.items():
         _check_affine(key, affine, channels.get(key))
     device = next(model.parameters()).device
@@ -177,6 +179,18 @@ def _check_affine(point: PointId, affine: Affine, channels: int | None) -> None:
                 f"which needs {channels} finite values. Return one for every channel of its input."
             )
             raise CalibrationError(message)
+
+
+def _check_parameter(point: TensorQuantizer, q: QParams) -> None:
+    """Refuse the integer of a grid that is not uniform where no such grid exists."""
+    if point.spec.uniform or int(q.zero_point) in SHAPES[point.spec.grid].parameters:
+        return
+    known = choices(map(str, SHAPES[point.spec.grid].parameters))
+    message = (
+        f"the calibrator returned zero point {int(q.zero_point)} for {point.point}, whose grid = "
+        f"'{point.spec.grid}' needs one of: {known}. Return what qkit.grids.fit chooses."
+    )
+    raise CalibrationError(message)
 
 
 def _check_scale(point: PointId, q: QParams) -> None:

@@ -99,14 +99,15 @@ class Learner:
 def open_learner(rig: Rig) -> Learner:
     """Find what can be learned of a tower.
 
-    Token tables are left out: a batch reaches few of their rows.
+    Token tables are left out: a batch reaches few of their rows; and grids that are not uniform.
     """
     tables = {
         layer.weight_quantizer
         for layer in (*rig.outside, *(la for stage in rig.stages for la in stage.layers))
         if layer.kind == "embedding"
     }
-    points = [p for p in rig.points.values() if not p.spec.dynamic and p not in tables]
+    static = [p for p in rig.points.values() if not p.spec.dynamic and p.spec.uniform]
+    points = [p for p in static if p not in tables]
     return Learner(points, _normalised(rig))
 
 

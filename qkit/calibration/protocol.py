@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 from qkit.calibration.bench import Bench
 from qkit.calibration.memory import Memory
 from qkit.calibration.session import CalibrationSession
+from qkit.grids.fit import fit, sample_of
 from qkit.numerics import qparams_from_range, sqnr_db
 from qkit.progress import Advance
 from qkit.spec import Affine, PointId, QParams, QuantSpec, Range, RoundedWeight, TensorStats
@@ -148,10 +149,18 @@ class TensorCalibrator(ABC):
         """
 
     def calibrate(self, session: CalibrationSession, advance: Advance) -> Mapping[PointId, QParams]:
-        """Choose a range for every point of ``session``."""
+        """Choose a range for every point of ``session``.
+
+        Of a grid that is not uniform the range gives the upper end; its integer is what rounds the
+        histogram with the least squared error.
+        """
         chosen = {}
         for point, spec in session.points.items():
-            range_ = self.choose_range(session.stats(point), spec)
-            chosen[point] = qparams_from_range(range_, spec)
+            stats = session.stats(point)
+            range_ = self.choose_range(stats, spec)
+            if spec.uniform or stats.histogram is None:
+                chosen[point] = qparams_from_range(range_, spec)
+            else:
+                chosen[point], _ = fit(range_.max, spec, sample_of(stats.histogram))
             advance(1)
         return chosen

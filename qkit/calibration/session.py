@@ -13,6 +13,7 @@ from torch import nn
 from qkit.calibration.bench import Bench
 from qkit.errors import CalibrationError
 from qkit.graph.layers import Layer, list_points
+from qkit.grids.shapes import holds
 from qkit.nn.layer import QuantLayer
 from qkit.observers import merge_stats, weight_stats
 from qkit.spec import PointId, QuantSpec, TensorStats
@@ -65,8 +66,8 @@ def open_session(
     """Read the statistics of an observed model.
 
     Raises:
-        CalibrationError: a weight holds NaN or infinite values, an activation never changed, or a
-            point saw no data.
+        CalibrationError: a weight holds NaN or infinite values, an activation never changed or
+            holds values that its grid is not made for, or a point saw no data.
     """
     points: dict[PointId, QuantSpec] = {}
     seen: dict[PointId, TensorStats] = {}
@@ -87,6 +88,7 @@ def open_session(
         else:
             seen[point] = quantizer.stats()
             _check_varies(point, seen[point])
+            _check_reach(point, quantizer.spec, seen[point])
     return CalibrationSession(points, seen, bench)
 
 
@@ -105,5 +107,14 @@ def _check_varies(point: PointId, stats: TensorStats) -> None:
         message = (
             f"{point} is constant: every value is {float(stats.max_val.max()):g}, a range of zero "
             "width. Use more varied calibration data, or leave this layer in float."
+        )
+        raise CalibrationError(message)
+
+
+def _check_reach(point: PointId, spec: QuantSpec, stats: TensorStats) -> None:
+    if not spec.uniform and not holds(spec.grid, float(stats.min_val)):
+        message = (
+            f"{point} reaches {float(stats.min_val):.3g}, far below all that grid = '{spec.grid}' "
+            "holds. Use that grid after a GELU only, by a rule of its own, or grid = 'uniform'."
         )
         raise CalibrationError(message)

@@ -32,7 +32,7 @@ def attach(
     for layer in layers:
         scheme = schemes[layer.name]
         if isinstance(layer.module, QuantSDPA):
-            layer.module.attach(layer.name, scheme.attention)
+            layer.module.attach(layer.name, scheme.attention, scheme.probs)
         elif layer.attention is None:
             layer.module.attach(layer.name, scheme)
         else:  # its input point is shared, see below

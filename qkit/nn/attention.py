@@ -32,12 +32,20 @@ class QuantSDPA(nn.Module):
         super().__init__()
         self.operands = nn.ModuleDict()
 
-    def attach(self, name: str, spec: QuantSpec | None) -> None:
-        """Create a point for each operand, or none; ``name`` is this module's path."""
+    def attach(self, name: str, spec: QuantSpec | None, probs: QuantSpec | None = None) -> None:
+        """Create a point for each operand, or none.
+
+        Args:
+            name: this module's path.
+            spec: of the operands; None leaves all of them in float.
+            probs: of the probabilities where they are rounded otherwise than the rest.
+        """
         self.operands.clear()
-        if spec is not None:
-            for role in OPERANDS:
-                self.operands[role] = TensorQuantizer(PointId(name, role), spec, axis=-1)
+        if spec is None:
+            return
+        specs = dict.fromkeys(OPERANDS, spec) | {"probs": probs or spec}
+        for role in OPERANDS:
+            self.operands[role] = TensorQuantizer(PointId(name, role), specs[role], axis=-1)
 
     def points(self) -> list[TensorQuantizer]:
         """The operand points, in the order query, key, value, probs."""

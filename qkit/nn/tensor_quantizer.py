@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from qkit.errors import CalibrationError
+from qkit.grids.codebook import Codebook, codebook, grid_of
 from qkit.numerics import (
     Grid,
     along,
     dequantize,
-    fake_quantize,
     learned_fake_quantize,
     make_grid,
     quantize,
@@ -85,7 +85,7 @@ class TensorQuantizer(nn.Module):
         self.fired = 0
         self.version = 0
         self.observer: Observer | None = None
-        self._grids: dict[int, Grid] = {}
+        self._grids: dict[int, Grid | Codebook] = {}
         for name in ("scale", "zero_point", "gain", "shift", "levels", "correction"):
             self.register_buffer(name, None)
         self.learned_scale: Tensor | None = None
@@ -164,7 +164,7 @@ class TensorQuantizer(nn.Module):
             return self.dequantized(self.levels)
         z = self.into(self._adjusted(x))
         if self.learned_scale is None:
-            rounded = fake_quantize(z, self._grid(z))
+            rounded = self._grid(z).round(z)
         else:
             rounded = learned_fake_quantize(z, self._qparams_of(z), self.spec)
         if self.dropped:
@@ -189,8 +189,10 @@ class TensorQuantizer(nn.Module):
         return self.out_of(dequantize(rows, self.qparams, self.spec, self.axis), levels)
 
     def positions(self, x: Tensor) -> Tensor:
-        """Where ``x`` lies on the grid, unrounded, in steps from the lowest level."""
+        """Where ``x`` lies on the grid, in steps from the lowest level; unrounded if uniform."""
         z = self.into(self._adjusted(x))
+        if not self.spec.uniform:
+            return codebook(self.qparams, self.spec).codes(z).to(z.dtype)
         scale, zero_point = self._qparams_of(z)
         return z / scale + (zero_point - self.spec.quant_min)
 
@@ -235,11 +237,11 @@ class TensorQuantizer(nn.Module):
             self.observer = make_observer(self.spec, self.axis).to(x.device)
         self.observer(self.into(x.detach()))
 
-    def _grid(self, x: Tensor) -> Grid:
+    def _grid(self, x: Tensor) -> Grid | Codebook:
         if self.spec.dynamic:
             return make_grid(self._of_tokens(x), self.spec)
         if x.ndim not in self._grids:
-            self._grids[x.ndim] = make_grid(self.qparams, self.spec, self.axis, x.ndim)
+            self._grids[x.ndim] = grid_of(self.qparams, self.spec, self.axis, x.ndim)
         return self._grids[x.ndim]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

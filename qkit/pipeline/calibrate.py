@@ -184,9 +184,14 @@ def label(recipe: Recipe) -> str:
         known = sorted({spec.bits for spec in specs if spec is not None})
         return "/".join(map(str, known)) or "float"
 
+    odd = {
+        s.grid.value for both in schemes for s in (both.input, both.probs) if s and not s.uniform
+    }
     dynamic = any(s.input is not None and s.input.dynamic for s in schemes)
     suffix = " per token" if dynamic else ""
-    bits_text = f"W{bits('weight')}A{bits('input')} attn{bits('attention')}{suffix}"
+    probs = f" probs{bits('probs')}" if any(scheme.probs for scheme in schemes) else ""
+    bits_text = f"W{bits('weight')}A{bits('input')} attn{bits('attention')}{probs}{suffix}"
+    bits_text = " ".join([bits_text, *sorted(odd)])
     steps = (recipe.transform, recipe.calibrator, recipe.rounding, recipe.reconstruction)
     return ", ".join([bits_text, *(step.method for step in steps if step is not None)])
 

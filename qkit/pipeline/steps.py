@@ -175,11 +175,12 @@ def _inputs(student: Student) -> int:
 def _check(recipe: Recipe) -> None:
     schemes = [rule.scheme for rule in recipe.rules]
     inputs = [scheme.input for scheme in schemes if scheme.input is not None]
-    mixable = [spec for spec in inputs if spec.granularity is not Granularity.CHANNEL]
+    mixable = [s for s in inputs if s.granularity is not Granularity.CHANNEL and s.uniform]
     if recipe.transform is not None and not mixable:
         message = (
             f"[transform] {recipe.transform.method!r} has no input to change: the rules leave all "
-            "in float or give each channel a scale. Quantize inputs per token or per tensor."
+            "in float, or give channels a scale or inputs a grid of their own. Quantize inputs per "
+            "token or per tensor."
         )
         raise RecipeError(message)
     for name, step in (("rounding", recipe.rounding), ("reconstruction", recipe.reconstruction)):

@@ -66,6 +66,7 @@ def _override_rule(rule: SchemeRule, o: Overrides) -> SchemeRule:
         weight=_override_spec(rule.scheme.weight, weight_bits),
         input=_override_spec(rule.scheme.input, act_bits, granularity),
         attention=_override_spec(rule.scheme.attention, o.attn_bits),
+        probs=_override_spec(rule.scheme.probs, o.attn_bits),
     )
     if scheme.input is not None:
         check_spec("input", scheme.input, "act_granularity")

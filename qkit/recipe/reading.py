@@ -21,10 +21,22 @@ from qkit.recipe.schema import (
     StepConfig,
 )
 from qkit.recipe.values import check_keys, flag, one_of, subtable, text, whole
-from qkit.spec import KINDS, TOWERS, Granularity, QuantSpec, Scheme
+from qkit.spec import KINDS, TOWERS, Granularity, GridKind, QuantSpec, Scheme
 
 STEPS = ("transform", "calibrator", "rounding", "reconstruction")
 DEFAULTS = {"weight": WEIGHT, "input": INPUT, "attention": ATTENTION}
+OPERANDS = (*DEFAULTS, "probs")
+REFUSED = {
+    "weight": Granularity.TOKEN,
+    "attention": Granularity.CHANNEL,
+    "probs": Granularity.CHANNEL,
+}
+GRIDS: Mapping[str, tuple[GridKind, ...]] = {
+    "weight": (),
+    "input": (GridKind.TWIN_SIGNED, GridKind.SHIFTED_LOG),
+    "attention": (),
+    "probs": (GridKind.LOG2, GridKind.LOG_SQRT2, GridKind.LOG, GridKind.TWIN),
+}
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -80,29 +92,44 @@ def parse_rule(table: object, source: str) -> SchemeRule:
     if not isinstance(table, Mapping):
         message = f"{source} = {table!r} is no table. Write [[rule]]."
         raise RecipeError(message)
-    check_keys(table, ("match", "kind", "tower", "ignore", *DEFAULTS), source)
+    check_keys(table, ("match", "kind", "tower", "ignore", *OPERANDS), source)
     match = text(table, "match", "*", source)
     if match.startswith("re:"):
         _check_pattern(match, source)
     kind, tower = (one_of(table, k, v, source) for k, v in (("kind", KINDS), ("tower", TOWERS)))
     if flag(table, "ignore", False, source):
-        if extra := sorted(set(table) & set(DEFAULTS)):
+        if extra := sorted(set(table) & set(OPERANDS)):
             message = f"{source}: ignore = true contradicts {choices(extra)}. Keep one of the two."
             raise RecipeError(message)
         return SchemeRule(match, kind, tower, Scheme())
-    specs = {name: _spec(table, name, source) for name in DEFAULTS}
-    return SchemeRule(match, kind, tower, Scheme(**specs))
+    specs = {name: _spec(table, name, default, source) for name, default in DEFAULTS.items()}
+    probs = _probs(table, specs["attention"], source)
+    return SchemeRule(match, kind, tower, Scheme(**specs, probs=probs))
 
 
-def _spec(table: Mapping[str, Any], name: str, source: str) -> QuantSpec | None:
-    value, default = table.get(name, {}), DEFAULTS[name]
+def _probs(table: Mapping[str, Any], attention: QuantSpec | None, source: str) -> QuantSpec | None:
+    """How the probabilities are rounded where it is not as all operands are."""
+    if "probs" not in table:
+        return None
+    if attention is None or table["probs"] is False:
+        message = (
+            f"{source}: an attention's operands are rounded all or none. Give both 'attention' and "
+            "'probs' bits, or drop 'probs'."
+        )
+        raise RecipeError(message)
+    return _spec(table, "probs", attention, source)
+
+
+def _spec(table: Mapping[str, Any], name: str, default: QuantSpec, source: str) -> QuantSpec | None:
+    value = table.get(name, {})
     if value is False:
         return None
     where = f"{source}, {name}"
     if not isinstance(value, Mapping):
         message = f"{where} = {value!r} is no table. Write {{ bits = 8 }}, or false for float."
         raise RecipeError(message)
-    check_keys(value, ("bits", "symmetric", "granularity"), where)
+    check_keys(value, ("bits", "symmetric", "granularity", "grid"), where)
+    grid = one_of(value, "grid", [kind.value for kind in GridKind], where)
     try:
         granularity = Granularity.parse(
             text(value, "granularity", default.granularity.value, where)
@@ -111,6 +138,7 @@ def _spec(table: Mapping[str, Any], name: str, source: str) -> QuantSpec | None:
             value.get("bits", default.bits),
             flag(value, "symmetric", default.symmetric, where),
             granularity,
+            default.grid if grid is None else GridKind(grid),
         )
     except RecipeError as error:
         message = f"{where}: {error}"
@@ -123,13 +151,22 @@ def check_spec(name: str, spec: QuantSpec, where: str) -> None:
     """Refuse what a tensor of this role cannot be.
 
     Raises:
-        RecipeError: per-token weights, or per-channel attention operands.
+        RecipeError: per-token weights, per-channel attention operands, or a grid that is made for
+            other tensors.
     """
-    refused = {"weight": Granularity.TOKEN, "attention": Granularity.CHANNEL}.get(name)
+    refused = REFUSED.get(name)
     if spec.granularity is refused:
         known = [g.value for g in Granularity if g is not refused]
         message = (
             f"{where}: granularity {refused.value!r} is not possible for {name}. "
+            f"Use one of: {choices(known)}."
+        )
+        raise RecipeError(message)
+    if not spec.uniform and spec.grid not in GRIDS[name]:
+        known = [GridKind.UNIFORM, *GRIDS[name]]
+        homes = [role for role, kinds in GRIDS.items() if spec.grid in kinds]
+        message = (
+            f"{where}: grid = '{spec.grid}' is made for {choices(homes)}, not for {name}. "
             f"Use one of: {choices(known)}."
         )
         raise RecipeError(message)

@@ -49,7 +49,8 @@ class SchemeRule:
         for name in ("weight", "input", "attention"):
             spec = getattr(self.scheme, name)
             out[name] = False if spec is None else spec_to_dict(spec)
-        return out
+        probs = self.scheme.probs
+        return out if probs is None else out | {"probs": spec_to_dict(probs)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +119,9 @@ class Recipe:
 
 def spec_to_dict(spec: QuantSpec) -> dict[str, Any]:
     """A spec as a recipe file writes it."""
-    return {
+    table = {
         "bits": spec.bits,
         "symmetric": spec.symmetric,
         "granularity": spec.granularity.value,
     }
+    return table if spec.uniform else table | {"grid": spec.grid.value}

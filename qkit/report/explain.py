@@ -29,6 +29,9 @@ SAME_BITS = {
     "key per token": "key per token",
     "value per token": "value per token",
     "probs per token": "probs per token",
+    "probs log-sqrt2": "a log-sqrt2 grid for probs",
+    "probs uniform": "a uniform grid for probs",
+    "input uniform": "a uniform grid for its input",
 }
 
 

@@ -41,11 +41,13 @@ class TensorReport:
             are its smallest and largest value.
         grid_low: value of the smallest integer, the least of all channels; None per token.
         grid_high: value of the largest integer, the greatest of all channels; None per token.
-        step: distance of two neighbouring integers, median over channels; None per token.
+        step: distance of two neighbouring integers, median over channels; None per token, or where
+            the grid is not uniform.
         span: share of the range seen (zero included) that the grid covers, median over channels;
             1 clips nothing; None per token.
         coordinates: what was done to it before it was rounded, in words; its values, grid and span
             are those after that. Empty where it is rounded as it is.
+        grid: how its levels are spaced: "uniform", or a grid by its name in recipes.
     """
 
     role: str
@@ -58,6 +60,7 @@ class TensorReport:
     step: float | None
     span: float | None
     coordinates: str = ""
+    grid: str = "uniform"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from qkit.graph.layers import Layer
+from qkit.grids.codebook import codebook
 from qkit.nn.tensor_quantizer import TensorQuantizer
 from qkit.report.layer import BINS, HistogramReport, TensorReport
 from qkit.spec import PointId, TensorStats
@@ -33,7 +34,11 @@ def tensor_reports(layer: Layer, seen: Mapping[PointId, TensorStats]) -> tuple[T
 def _tensor_report(point: TensorQuantizer, stats: TensorStats) -> TensorReport:
     spec = point.spec
     low = high = step = span = None
-    if not spec.dynamic:
+    if not spec.uniform:
+        values = codebook(point.qparams, spec).values.double().cpu()
+        low, high = float(values[0]), float(values[-1])
+        span = _span(stats, values[0], values[-1])
+    elif not spec.dynamic:
         scale, zero_point = (t.double().cpu() for t in point.qparams)
         lows, highs = (spec.quant_min - zero_point) * scale, (spec.quant_max - zero_point) * scale
         low, high, step = float(lows.min()), float(highs.max()), float(scale.median())
@@ -48,6 +53,7 @@ def _tensor_report(point: TensorQuantizer, stats: TensorStats) -> TensorReport:
         grid_high=high,
         step=step,
         span=span,
+        grid=spec.grid.value,
         coordinates="" if point.transform is None else point.transform.describe(spec),
     )
 

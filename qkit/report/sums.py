@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qkit.grids.codebook import codebook
 from qkit.nn.tensor_quantizer import TensorQuantizer
 from qkit.numerics import sqnr_db
 from qkit.spec import Range
@@ -87,8 +88,14 @@ class InputSums:
 
 
 def grid_ends(point: TensorQuantizer, ndim: int) -> tuple[Tensor, Tensor]:
-    """Values up to which a static point rounds and beyond which it clips, broadcastable."""
+    """Values up to which a static point rounds and beyond which it clips, broadcastable.
+
+    Of a grid that is not uniform these are its outermost values.
+    """
     scale, zero_point = point.qparams
+    if not point.spec.uniform:
+        values = codebook(point.qparams, point.spec).values
+        return values[0], values[-1]
     if scale.ndim:
         shape = [-1 if d == point.axis % ndim else 1 for d in range(ndim)]
         scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)

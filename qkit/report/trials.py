@@ -4,7 +4,8 @@
 
 Names of the changes: "weight float", "input float", "input per token", "input full range", "input
 least error", "input at 8 bits", "channels smoothed", "weight per channel", "weight least error",
-"weight at 8 bits"; of an attention's operands: "probs float", "probs at 8 bits", "probs per token".
+"weight at 8 bits"; of an attention's operands: "probs float", "probs at 8 bits", "probs per token",
+"probs log-sqrt2". Where a grid is not uniform, these are, and "input uniform" is the least error.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ import torch
 from torch import Tensor
 
 from qkit.graph.layers import Layer
+from qkit.grids.codebook import codebook
+from qkit.grids.fit import qparams_up_to
+from qkit.grids.shapes import SHAPES
 from qkit.nn.attention import QuantSDPA, attend
 from qkit.nn.layer import QuantLayer
 from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
 from qkit.numerics import fake_quantize, make_grid, qparams_from_range, token_qparams
 from qkit.report.sums import energy
-from qkit.spec import Granularity, QuantSpec, Range
+from qkit.spec import Granularity, GridKind, QuantSpec, Range
 
 WIDER = 8  # bits that every kernel has
 MATTERS = 0.2  # an operand with less of the error is not looked at further
@@ -100,8 +104,8 @@ class _Now:
 def _other_inputs(
     layer: Layer, point: TensorQuantizer, x: Tensor, reach: Range
 ) -> Iterator[tuple[str, Tensor]]:
-    """The input as other grids, in the same coordinates, would round it."""
-    spec = point.spec
+    """The input as other grids, all uniform, in the same coordinates, would round it."""
+    spec = replace(point.spec, grid=GridKind.UNIFORM)
     if layer.kind == "conv" and (spec.dynamic or point.transform is not None):
         return  # it is rounded in patches
     z = point.into(x)
@@ -119,9 +123,11 @@ def _other_inputs(
     full = _ends(spec, reach)
     if layer.kind != "conv":
         yield "input per token", rounded(replace(spec, granularity=Granularity.TOKEN), full)
-    yield "input full range", rounded(spec, full)
+    if point.spec.uniform:
+        yield "input full range", rounded(spec, full)
     part = z.flatten(0, -2)[::EVERY] if layer.kind != "conv" else z
-    yield "input least error", rounded(spec, _least_error(part, spec, full, point.axis))
+    name = "input least error" if point.spec.uniform else "input uniform"
+    yield name, rounded(spec, _least_error(part, spec, full, point.axis))
 
 
 def _other_weights(point: TensorQuantizer, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -172,7 +178,7 @@ def _least_error(x: Tensor, spec: QuantSpec, full: Range, axis: int) -> Range:
 
 
 def _can_smooth(layer: Layer, point: TensorQuantizer) -> bool:
-    per_tensor = point.spec.granularity is Granularity.TENSOR
+    per_tensor = point.spec.granularity is Granularity.TENSOR and point.spec.uniform
     plain = per_tensor and point.transform is None
     return plain and layer.kind in ("linear", "projection") and bool(layer.weight_quantizer)
 
@@ -210,7 +216,7 @@ def try_attention(layer: Layer, inputs: tuple[Any, ...], output: Tensor) -> Nois
     found = {"now": noise(None, lambda x: x)}
     found |= {f"{role} float": noise(role, lambda x: x) for role in points}
     role = min(points, key=lambda role: found[f"{role} float"])
-    spec = points[role].spec
+    spec, own = replace(points[role].spec, grid=GridKind.UNIFORM), points[role].spec.grid
     if spec.bits < WIDER:
         wider = replace(spec, bits=WIDER)
         found[f"{role} at {WIDER} bits"] = noise(
@@ -218,4 +224,17 @@ def try_attention(layer: Layer, inputs: tuple[Any, ...], output: Tensor) -> Nois
         )
     if not spec.dynamic:
         found[f"{role} per token"] = noise(role, lambda x: _round_tokens(x, spec))
+    if own is not GridKind.UNIFORM:
+        found[f"{role} uniform"] = noise(
+            role, lambda x: _round(x, spec, Range(x.amin(), x.amax()), -1)
+        )
+    elif role == "probs":
+        odd = QuantSpec(spec.bits, grid=GridKind.LOG_SQRT2)
+        found[f"probs {odd.grid}"] = noise(role, lambda x: _round_up_to(x, odd))
     return found
+
+
+def _round_up_to(x: Tensor, spec: QuantSpec) -> Tensor:
+    """On a grid that is not uniform, up to the largest value, its integer the first possible."""
+    q = qparams_up_to(x.amax(), spec, SHAPES[spec.grid].parameters[0])
+    return codebook(q, spec).round(x)

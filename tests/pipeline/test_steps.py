@@ -21,12 +21,13 @@ from qkit.pipeline.student import give_points, prepare
 from qkit.progress import Silent
 from qkit.recipe import CalibratorConfig, Recipe, SchemeRule
 from qkit.recipe.schema import INPUT, WEIGHT, StepConfig
-from qkit.spec import Affine, Granularity, PointId, QuantSpec, Scheme
+from qkit.spec import Affine, Granularity, GridKind, PointId, QuantSpec, Scheme
 
 TRANSFORM = StepConfig("best", {"samples": 4, "rows": 128})
 ROUNDING = StepConfig("gptq", {"samples": 8, "sweeps": 1})
 SOME = r"re:(visual\.conv1|.*resblocks\.0\.mlp\..*)"
 TOKEN, CHANNEL = (QuantSpec(4, granularity=g) for g in (Granularity.TOKEN, Granularity.CHANNEL))
+SHIFTED = QuantSpec(4, grid=GridKind.SHIFTED_LOG)
 W4 = replace(WEIGHT, bits=4)
 FEW = Recipe(
     rules=(SchemeRule(SOME, scheme=Scheme(W4, TOKEN)),),  # all else stays in float
@@ -77,14 +78,16 @@ def calibrated(tiny_folder, data):
     [
         (Scheme(WEIGHT),),
         (Scheme(WEIGHT, CHANNEL),),
+        (Scheme(WEIGHT, SHIFTED),),
         (Scheme(), Scheme(WEIGHT, CHANNEL)),
         (Scheme(attention=INPUT),),
     ],
 )
 def test_a_transform_needs_an_input_whose_channels_can_be_mixed(schemes):
     fact = (
-        r"^\[transform\] 'best' has no input to change: the rules leave all in float or give each "
-        r"channel a scale\. Quantize inputs per token or per tensor\.$"
+        r"^\[transform\] 'best' has no input to change: the rules leave all in float, or give "
+        r"channels a scale or inputs a grid of their own\. "
+        r"Quantize inputs per token or per tensor\.$"
     )
     with pytest.raises(RecipeError, match=fact):
         Steps.of(recipe_of(*schemes, transform=TRANSFORM))

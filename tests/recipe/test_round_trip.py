@@ -5,11 +5,13 @@
 import json
 import string
 import tomllib
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkit.recipe import CalibratorConfig, Recipe, SchemeRule, parse_recipe
+from qkit.recipe.reading import GRIDS
 from qkit.spec import KINDS, TOWERS, Granularity, QuantSpec, Scheme
 
 words = st.text(string.ascii_letters + string.digits + "_", min_size=1, max_size=8)
@@ -17,19 +19,27 @@ texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), m
 PATTERNS = ["*", "visual.*", "re:.*", r"re:visual\.(conv1|proj)", "", "a[bc]?", "re:"]
 
 
-def specs(*granularities):
+def specs(*granularities, grids=()):
     made = st.builds(
         QuantSpec, st.integers(2, 8), st.booleans(), st.sampled_from(list(granularities))
     )
+    if grids:
+        made |= st.builds(QuantSpec, st.integers(2, 8), grid=st.sampled_from(grids))
     return st.none() | made
+
+
+def whole(scheme):
+    """Without attention no probabilities are rounded either."""
+    return replace(scheme, probs=None) if scheme.attention is None else scheme
 
 
 schemes = st.builds(
     Scheme,
     weight=specs(Granularity.TENSOR, Granularity.CHANNEL),
-    input=specs(*Granularity),
+    input=specs(*Granularity, grids=GRIDS["input"]),
     attention=specs(Granularity.TENSOR, Granularity.TOKEN),
-)
+    probs=specs(Granularity.TENSOR, Granularity.TOKEN, grids=GRIDS["probs"]),
+).map(whole)
 rules = st.builds(
     SchemeRule,
     match=st.sampled_from(PATTERNS) | texts.filter(lambda text: not text.startswith("re:")),

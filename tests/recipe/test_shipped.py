@@ -12,19 +12,21 @@ from qkit.recipe import list_recipes, load_recipe
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 FILES = sorted(FOLDER.glob("*.toml"), key=lambda path: path.stem)
-NAME = re.compile(r"w(\d)a(\d)-([a-z0-9]+?)(-token)?")
-BEST = re.compile(r"w(\d)a(\d)-best-ptq")
+NAME = re.compile(r"w(\d)a(\d)-(minmax|percentile|mse|entropy)(-token)?")
+READY = re.compile(r"w(\d)a(\d)-(fast|best-ptq|best)")
+STEPS = {  # transform, rounding and reconstruction
+    "fast": ("rotate", None, None),
+    "best-ptq": ("best", "gptq", None),
+    "best": ("best", "gptq", "blocks"),
+}
 NAMES = [
-    "w4a4-best-ptq",
+    *(f"{bits}-{kind}" for bits in ("w8a8", "w6a6", "w4a8", "w4a4") for kind in STEPS),
     "w4a4-entropy-token",
     "w4a4-entropy-token-learned",
     "w4a4-mse",
     "w4a4-mse-token",
-    "w4a8-best-ptq",
     "w4a8-mse",
-    "w6a6-best-ptq",
     "w6a6-mse",
-    "w8a8-best-ptq",
     "w8a8-minmax",
     "w8a8-mse",
     "w8a8-percentile",
@@ -70,11 +72,12 @@ def test_the_name_says_bits_method_and_granularity(name):
         assert str(rule.scheme.attention) == "int8 affine per tensor"
 
 
-@pytest.mark.parametrize("name", [path.stem for path in FILES if BEST.fullmatch(path.stem)])
-def test_the_best_recipes_differ_in_bits_only(name):
-    weight_bits, act_bits = BEST.fullmatch(name).groups()
+@pytest.mark.parametrize("name", [path.stem for path in FILES if READY.fullmatch(path.stem)])
+def test_ready_recipes_differ_in_bits_and_steps_only(name):
+    weight_bits, act_bits, kind = READY.fullmatch(name).groups()
     recipe = load_recipe(name)
-    assert (recipe.transform.method, recipe.rounding.method) == ("best", "gptq")
+    steps = (recipe.transform, recipe.rounding, recipe.reconstruction)
+    assert tuple(step and step.method for step in steps) == STEPS[kind]
     (rule,) = recipe.rules
     assert str(rule.scheme.weight) == f"int{weight_bits} symmetric per channel"
     assert str(rule.scheme.input) == f"int{act_bits} affine per token"

@@ -68,6 +68,11 @@ def tokens_rounded(x, bits=2):
     return (torch.round(x / scale + zero).clamp(0, 2**bits - 1) - zero) * scale
 
 
+def on_log_sqrt2(x, bits=2):
+    levels = torch.tensor([0.0, *(2 ** (-k / 2) for k in range(2**bits - 1))]) * x.max()
+    return levels[(x[..., None] - levels).abs().argmin(dim=-1)]
+
+
 @pytest.mark.parametrize("role", OPERANDS)
 def test_the_operand_with_few_bits_is_to_blame(core, inputs, role):
     found = try_attention(core(role), inputs, operands(inputs)[1])
@@ -75,7 +80,9 @@ def test_the_operand_with_few_bits_is_to_blame(core, inputs, role):
     assert set(floats) == {f"{each} float" for each in OPERANDS}
     assert min(floats, key=floats.get) == f"{role} float"
     assert found["now"] / found[f"{role} float"] > 10
-    assert set(found) - set(floats) == {"now", f"{role} at 8 bits", f"{role} per token"}
+    of_probs = {"probs log-sqrt2"} if role == "probs" else set()
+    helped = {"now", f"{role} at 8 bits", f"{role} per token"}
+    assert set(found) - set(floats) == helped | of_probs
 
 
 @pytest.mark.parametrize("role", ["probs", "key"])
@@ -96,6 +103,9 @@ def test_each_change_does_what_its_name_says(core, inputs, role):
 
     noise = by_hand(layer, inputs, role, finer)
     assert found[f"{role} at 8 bits"] == pytest.approx(noise, rel=1e-3)
+    if role == "probs":
+        noise = by_hand(layer, inputs, role, on_log_sqrt2)
+        assert found["probs log-sqrt2"] == pytest.approx(noise, rel=1e-3)
 
 
 def test_what_does_not_apply_is_not_tried(core, inputs):

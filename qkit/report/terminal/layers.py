@@ -105,6 +105,9 @@ def _words(layer: LayerReport, break_: str) -> Text:
     shown = shown_tensor(layer)
     if shown is not None and shown.coordinates:
         text.append(f"{break_}{shown.role} before rounding: {shown.coordinates}")
+    odd = [f"{t.role} on a {t.grid} grid" for t in layer.tensors if t.grid != "uniform"]
+    if odd:
+        text.append(break_ + ", ".join(odd))
     return text.append(f"{break_}→ {layer.remedy}")
 
 
