@@ -98,7 +98,7 @@ def parse_budgets(texts: Sequence[str]) -> tuple[Budget, ...]:
     return found
 
 
-def show_amount(kind: str, amount: float) -> str:
-    """An amount with its unit: "5", "30MB", "2.5ms"."""
+def show_amount(kind: str, amount: float, digits: int = 6) -> str:
+    """An amount with its unit, to so many digits that count: "5", "30MB", "2.5ms"."""
     unit, factor = SHOWN[kind]
-    return f"{amount / factor:.6g}{unit}"
+    return f"{amount / factor:.{digits}g}{unit}"

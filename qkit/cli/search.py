@@ -5,12 +5,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qkit.cli.console import progress_bars, reported, stderr, stdout
+
+if TYPE_CHECKING:
+    from qkit.report.search import SearchReport
 
 NAME = "search.toml"
 BUDGET_HELP = (
@@ -32,7 +36,7 @@ def search(
     data: Annotated[
         str | None, typer.Option("--data", "-d", help="Calibrate and measure on these instead.")
     ] = None,
-    samples: Annotated[int, typer.Option(help="Pairs to measure on.", min=2)] = 32,
+    samples: Annotated[int, typer.Option(help="Pairs to measure on.", min=2)] = 128,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Where the float model lies now.")
     ] = None,
@@ -70,4 +74,10 @@ def search(
         typer.echo(json.dumps(found.report.to_dict(), indent=1))
     else:
         print_search(found.report, stdout())
-    stderr().print(f"written to {target}; try: qkit calibrate --recipe {target}", markup=False)
+    stderr().print(f"written to {target}; try: {_next(target, found.report)}", markup=False)
+
+
+def _next(recipe: Path, report: SearchReport) -> str:
+    """The command that makes the model."""
+    flags = ("--recipe", str(recipe), "--model", report.model, "--data", report.data)
+    return shlex.join(("qkit", "calibrate", *flags))

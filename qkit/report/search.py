@@ -65,6 +65,7 @@ class SearchReport:
     Attributes:
         budgets: what was asked for, "bits=5".
         choices: pairs of weight/input bits that were tried.
+        model: the float model.
         data: source of the pairs.
         pairs: images, and texts, that losses were measured on.
         front: the best assignment for each of some budgets, the cheapest first.
@@ -75,6 +76,7 @@ class SearchReport:
 
     budgets: tuple[str, ...]
     choices: tuple[str, ...]
+    model: str
     data: str
     pairs: int
     front: tuple[Row, ...]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qkit.allocation.budget import Budget, parse_budgets
+from qkit.allocation.budget import Budget, parse_budgets, show_amount
 from qkit.allocation.choices import Bits, parse_choices
 from qkit.allocation.front import Best, find_front
 from qkit.allocation.solve import Cost, Table, total
@@ -66,7 +66,7 @@ def search(
     *,
     choices: str | None = None,
     data: str | None = None,
-    samples: int = 32,
+    samples: int = 128,
     model: str | None = None,
     times: str | Path | None = None,
     progress: Progress | None = None,
@@ -126,6 +126,7 @@ def search(
     report = SearchReport(
         budgets=tuple(map(str, budgets)),
         choices=tuple(map(str, picked)),
+        model=student.clip.spec,
         data=source,
         pairs=len(meter.float.images),
         front=tuple(rows),
@@ -156,7 +157,8 @@ class _Found:
     def row(self, best: Best) -> Row:
         """An assignment with the points of all units switched on together."""
         assemble(self.meter.student, self.units, self.trials, best.chosen)
-        name = str(Budget(self.budgets[0].kind, best.most))
+        kind, digits = self.budgets[0].kind, 6 if best.asked else 4
+        name = f"{kind}={show_amount(kind, best.most, digits)}"
         predicted = total(self.losses, best.chosen)
         return Row(name, self._spent(best.chosen), predicted, self.meter.whole(), best.asked)
 

@@ -21,7 +21,8 @@ FRONT_NOTE = (
     "of the weights; bitops: G of one image and one text; → what was asked for"
 )
 GRID_NOTE = (
-    "a digit is the bits of a block's layer, . where it has none; layers outside of blocks have one"
+    "a digit is the bits of one block's weight (W) or input (A), . where it has none; layers "
+    "outside of blocks have one digit"
 )
 COLUMNS = {
     "bits": ("bits", 1.0, "{:.2f}"),
@@ -58,18 +59,21 @@ def front_table(report: SearchReport) -> Group:
 
 
 def grid_table(units: Sequence[UnitReport]) -> Group:
-    """Bits by layer and block: weights, and inputs where they are quantized."""
+    """Bits by layer and block; inputs only where they are not all alike."""
     table = plain_table()
-    add_columns(table, ("tower", "layer"), left=("tower", "layer"))
-    table.add_column("weight bits by block", overflow="fold")
-    table.add_column("input bits", overflow="fold")
+    add_columns(table, ("tower", "layer", ""), left=("tower", "layer", ""))
+    table.add_column("bits by block", overflow="fold")
     depth = {tower: _depth(units, tower) for tower in dict.fromkeys(u.tower for u in units)}
+    inputs = sorted({unit.bits.partition("/")[2] for unit in units if unit.sees_input})
     shown = ""
     for (tower, part), mine in _parts(units).items():
-        name = "" if tower == shown else tower
-        table.add_row(name, part, *_strips(mine, depth[tower]))
+        weights, given = _strips(mine, depth[tower])
+        table.add_row("" if tower == shown else tower, Text(part), "W", weights)
+        if len(inputs) > 1 and any(unit.sees_input for unit in mine):
+            table.add_row("", "", "A", given)
         shown = tower
-    return titled("bits that each layer got", table)
+    alike = f", inputs {inputs[0]} everywhere" if len(inputs) == 1 else ""
+    return titled(f"bits that each layer got{alike}", table)
 
 
 def _section(table: Table, title: str, rows: Sequence[Row], kinds: Sequence[str]) -> None:
