@@ -49,7 +49,11 @@ def find_front(
     limits = [Limit(cost, budget.most) for cost, budget in zip(costs, budgets, strict=True)]
     asked = solve(loss, limits)
     if asked is None:
-        raise SearchError(_impossible(budgets, costs))
+        for budget, of_it in zip(budgets, costs, strict=True):
+            check_possible(budget, of_it)
+        named = " and ".join(map(str, budgets))
+        message = f"budgets {named} cannot be met together. Ask for more of one of them."
+        raise SearchError(message)
     cost, others = costs[0], limits[1:]
     ends = [found for found in (least(cost, others), solve(loss, others)) if found is not None]
     low, high = (cost.of(end) for end in ends)  # there are some: asked is one
@@ -61,14 +65,17 @@ def find_front(
     return sorted(found, key=lambda best: (cost.of(best.chosen), best.most))
 
 
-def _impossible(budgets: Sequence[Budget], costs: Sequence[Cost]) -> str:
-    for budget, cost in zip(budgets, costs, strict=True):
-        cheapest = least(cost)
-        if cheapest is not None and not Limit(cost, budget.most).holds(cheapest):
-            return (
-                f"budget {budget} cannot be met: the least possible is "
-                f"{show_amount(budget.kind, cost.of(cheapest))}. Ask for more, or offer fewer bits "
-                "with --choices."
-            )
-    named = " and ".join(map(str, budgets))
-    return f"budgets {named} cannot be met together, though each can alone. Ask for more of one."
+def check_possible(budget: Budget, cost: Cost) -> None:
+    """Refuse a budget that even the cheapest assignment exceeds.
+
+    Raises:
+        SearchError: names the least possible.
+    """
+    cheapest = least(cost)
+    if cheapest is not None and not Limit(cost, budget.most).holds(cheapest):
+        message = (
+            f"budget {budget} cannot be met: the least possible is "
+            f"{show_amount(budget.kind, cost.of(cheapest))}. Ask for more, or offer fewer bits "
+            "with --choices."
+        )
+        raise SearchError(message)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -22,9 +21,6 @@ from qkit.nn.layer import QuantLayer
 from qkit.pipeline.search.units import Unit
 from qkit.pipeline.student import Student
 
-if TYPE_CHECKING:
-    from qkit.pipeline.search.trial import Trial
-
 FLOAT_BITS = 32  # what an operand in float counts in bit operations
 OFFSET = 10**9  # an offset of nine digits or fewer: a file's header is counted at its longest
 EMPTY = 8 + 2 + 8  # bytes of a file without tensors: length, braces, padding
@@ -33,18 +29,19 @@ Stored = Mapping[str, int]
 """Bytes in the file, by the module that they belong to."""
 
 
-def list_costs(
-    units: Sequence[Unit], trials: Sequence[Trial], student: Student, times: Times | None
+def computed_costs(
+    units: Sequence[Unit], choices: Sequence[Bits], student: Student, times: Times | None
 ) -> dict[str, Cost]:
-    """Costs by kind of budget; no "bits" where no weight is quantized, "latency" only with times.
+    """Costs that need no trial, by kind of budget: all but "size".
+
+    No "bits" where no weight is quantized, "latency" only with times.
 
     Raises:
         SearchError: a time is missing.
     """
-    choices = [trial.bits for trial in trials]
-    found = {"bits": bits_cost(units, choices)} if any(unit.weights for unit in units) else {}
-    found["size"] = size_cost(units, [trial.stored for trial in trials])
-    found["bitops"] = bitops_cost(units, choices, student)
+    found = {"bitops": bitops_cost(units, choices, student)}
+    if any(unit.weights for unit in units):
+        found["bits"] = bits_cost(units, choices)
     if times is not None:
         found["latency"] = latency_cost(units, choices, times)
     return found

@@ -165,10 +165,16 @@ def test_mistakes_are_found_before_any_work(run, monkeypatch):
     def never(*_):
         raise AssertionError
 
+    loaded = searching.load_teacher
     monkeypatch.setattr(searching, "load_teacher", never)
     for options in ({"budget": "latency=5ms"}, {"choices": "4/4,4/4"}, {"times": "none.toml"}):
         with pytest.raises(SearchError):
             qkit.search(run, **({"budget": "bits=5"} | options))
+    monkeypatch.setattr(searching, "load_teacher", loaded)
+    monkeypatch.setattr(searching, "try_bits", never)
+    for budget in ("bits=2", "bitops=1"):
+        with pytest.raises(SearchError, match="cannot be met"):
+            qkit.search(run, budget)
     monkeypatch.setattr(searching.Steps, "of", lambda recipe: _refuse())
     with pytest.raises(RegistryError):
         qkit.search(run, "bits=5")
