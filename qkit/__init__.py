@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from qkit.pipeline.evaluate import Evaluator as Evaluator
     from qkit.pipeline.save import Run as Run
     from qkit.pipeline.save import load_run as load
+    from qkit.pipeline.search.search import SearchResult as SearchResult
+    from qkit.pipeline.search.search import search as search
     from qkit.recipe import Recipe as Recipe
     from qkit.recipe import list_recipes as list_recipes
     from qkit.recipe import load_recipe as load_recipe
@@ -40,12 +42,14 @@ __all__ = [
     "QkitWarning",
     "Recipe",
     "Run",
+    "SearchResult",
     "calibrate",
     "list_calibrators",
     "list_recipes",
     "load",
     "load_model",
     "load_recipe",
+    "search",
 ]
 
 _HOMES = {
@@ -57,12 +61,14 @@ _HOMES = {
     "QkitWarning": "qkit.errors:QkitWarning",
     "Recipe": "qkit.recipe:Recipe",
     "Run": "qkit.pipeline.save:Run",
+    "SearchResult": "qkit.pipeline.search.search:SearchResult",
     "calibrate": "qkit.pipeline.calibrate:calibrate",
     "list_calibrators": "qkit.calibration.registry:list_calibrators",
     "list_recipes": "qkit.recipe:list_recipes",
     "load": "qkit.pipeline.save:load_run",
     "load_model": "qkit.clip.loading:load_model",
     "load_recipe": "qkit.recipe:load_recipe",
+    "search": "qkit.pipeline.search.search:search",
 }
 
 

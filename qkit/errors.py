@@ -34,6 +34,10 @@ class ArtifactError(QkitError):
     """A run folder cannot be written, or is damaged or from another format version."""
 
 
+class SearchError(QkitError):
+    """A search for mixed precision asks for something unknown, or for less than is possible."""
+
+
 class QkitWarning(UserWarning):
     """Something that is allowed but probably not meant."""
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkit.calibration.observe import Batch, set_mode
-from qkit.calibration.running import Inputs, recorded, switched
+from qkit.calibration.running import Inputs, recorded, replaced, switched
 from qkit.errors import CalibrationError, QkitWarning
 from qkit.graph.layers import Layer, list_points
 from qkit.graph.stages import Stage
@@ -94,6 +94,19 @@ class Rig:
             for stage in stages:
                 stream = [self.step(stage, i, x) for i, x in enumerate(stream)]
         return stream
+
+    def leave(self, stream: Stream) -> Stream:
+        """What the tower makes of the stream after its last stage, points as they are switched."""
+        *others, last = dict.fromkeys(stage.module for stage in self.stages)
+        found: Stream = []
+        for batch, x in zip(self.samples, stream, strict=True):
+            with (
+                replaced(others, lambda y, *_, **__: y),
+                replaced([last], lambda *_, x=x, **__: x),
+                torch.no_grad(),
+            ):
+                found.append(self.encode(batch))
+        return found
 
     def layer_inputs(self, stage: Stage, stream: Stream) -> tuple[Stream, Inputs]:
         """The float stream after ``stage``, and what arrives at its layers on the way."""

@@ -14,6 +14,7 @@ from qkit.cli.doctor import doctor
 from qkit.cli.evaluate import evaluate
 from qkit.cli.listing import calibrators, recipes, reconstructions, roundings, transforms
 from qkit.cli.report import report
+from qkit.cli.search import search
 
 app = typer.Typer(
     name="qkit",
@@ -28,6 +29,7 @@ app.command()(demo)
 app.command()(report)
 app.command()(compare)
 app.command()(evaluate)
+app.command()(search)
 app.command()(calibrators)
 app.command()(transforms)
 app.command()(roundings)

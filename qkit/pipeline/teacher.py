@@ -15,7 +15,7 @@ from qkit.clip.loading import load_model
 from qkit.clip.model import ClipModel
 from qkit.errors import ArtifactError, CalibrationError, ModelError, RecipeError
 from qkit.pipeline.student import Student, give_points, prepare
-from qkit.recipe import parse_recipe
+from qkit.recipe import Recipe, parse_recipe
 
 
 def load_teacher(folder: RunFolder, model: str | None = None) -> Student:
@@ -29,12 +29,11 @@ def load_teacher(folder: RunFolder, model: str | None = None) -> Student:
         ModelError: it cannot be loaded, or is not the model that the run was made of.
         ArtifactError: the run folder is damaged.
     """
+    recipe = stored_recipe(folder)
     try:
         spec = model or str(folder.manifest["model"]["spec"])
-        recipe = parse_recipe(folder.manifest["recipe"], f"{folder.path}/manifest.json")
     except (KeyError, TypeError) as error:
-        message = f"run folder {folder.path} is damaged: {error} is missing. Calibrate again."
-        raise ArtifactError(message) from error
+        raise ArtifactError(_lacks(folder, error)) from error
     student = prepare(_load(spec, named=model is not None), copy=False)
     stored = folder.tensors()
     try:
@@ -45,6 +44,22 @@ def load_teacher(folder: RunFolder, model: str | None = None) -> Student:
         raise ModelError(_other(spec, folder, "its layers differ")) from error
     _check_same(spec, folder, found, stored)
     return student
+
+
+def stored_recipe(folder: RunFolder) -> Recipe:
+    """The recipe that a run was made by.
+
+    Raises:
+        ArtifactError: the run folder is damaged.
+    """
+    try:
+        return parse_recipe(folder.manifest["recipe"], f"{folder.path}/manifest.json")
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(_lacks(folder, error)) from error
+
+
+def _lacks(folder: RunFolder, error: Exception) -> str:
+    return f"run folder {folder.path} is damaged: {error} is missing. Calibrate again."
 
 
 def _load(spec: str, *, named: bool) -> ClipModel:

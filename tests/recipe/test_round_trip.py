@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from qkit.recipe import CalibratorConfig, Recipe, SchemeRule, parse_recipe
 from qkit.recipe.reading import GRIDS
+from qkit.recipe.writing import to_toml
 from qkit.spec import KINDS, TOWERS, Granularity, QuantSpec, Scheme
 
 words = st.text(string.ascii_letters + string.digits + "_", min_size=1, max_size=8)
@@ -73,6 +74,12 @@ def test_parsing_the_dictionary_gives_the_recipe_back(recipe):
 @given(recipes)
 def test_the_dictionary_is_plain_json(recipe):
     assert parse_recipe(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+@settings(deadline=None, max_examples=150)
+@given(recipes)
+def test_the_file_gives_the_recipe_back(recipe):
+    assert parse_recipe(tomllib.loads(to_toml(recipe))) == recipe
 
 
 @settings(deadline=None, max_examples=50)
