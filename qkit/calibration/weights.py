@@ -59,19 +59,22 @@ class LearnedWeight:
 
     def rows(self) -> Tensor:
         """The rounded weight ``(out, in)`` as it is now, with gradients."""
-        spec, zero_point = self.point.spec, _by_row(self.point.qparams.zero_point)
-        levels = self.latent.clamp(spec.quant_min, spec.quant_max)
-        levels = levels + (levels.round() - levels).detach()
+        zero_point = _by_row(self.point.qparams.zero_point)
+        # straight through the end of the grid too: a value that left it could not come back
+        levels = self.latent + (self._levels() - self.latent).detach()
         return (levels - zero_point) * _by_row(self.point.qparams.scale * self.growth.exp())
 
     def rounded(self) -> RoundedWeight:
         """What was learned so far, detached."""
         point = self.point
         scale = point.qparams.scale * self.growth.detach().exp()
-        levels = self.latent.detach().round().clamp(point.spec.quant_min, point.spec.quant_max)
-        fixed = levels.view(self.layer.weight_shape).to(torch.int16)
+        fixed = self._levels().view(self.layer.weight_shape).to(torch.int16)
         rounding = Rounding(fixed, self.correction.detach().clone())
         return RoundedWeight(QParams(scale, point.qparams.zero_point), rounding)
+
+    def _levels(self) -> Tensor:
+        spec = self.point.spec
+        return self.latent.detach().round().clamp(spec.quant_min, spec.quant_max)
 
 
 def _by_row(values: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ NAME = re.compile(r"w(\d)a(\d)-(minmax|percentile|mse|entropy)(-token)?")
 READY = re.compile(r"w(\d)a(\d)-(fast|best-ptq|best)")
 STEPS = {  # transform, rounding and reconstruction
     "fast": ("rotate", None, None),
-    "best-ptq": ("best", "gptq", None),
-    "best": ("best", "gptq", "blocks"),
+    "best-ptq": ("best", "adaround", None),
+    "best": ("best", "adaround", "blocks"),
 }
 NAMES = [
     *(f"{bits}-{kind}" for bits in ("w8a8", "w6a6", "w4a8", "w4a4") for kind in STEPS),
