@@ -43,20 +43,32 @@ class AdaRound(Layerwise):
         scale, zero_point = (t.float().expand(len(weight))[:, None] for t in q)
         low, high = spec.quant_min - zero_point, spec.quant_max - zero_point
         below = (weight / scale).floor()
-        usual = _error(_clipped((weight / scale).round(), low, high) * scale - weight, moment)
-        decided = (weight / scale - below - STRETCH[0]) / (STRETCH[1] - STRETCH[0])
-        moved = torch.logit(decided).requires_grad_()
+        nearest = _clipped((weight / scale).round(), low, high) * scale - weight
+        usual = ((nearest @ moment) * nearest).sum().clamp(min=torch.finfo(weight.dtype).tiny)
+        moved = torch.logit((weight / scale - below - STRETCH[0]) / (STRETCH[1] - STRETCH[0]))
         adam = torch.optim.Adam([moved], lr=self.rate)
         for step in range(self.iterations):
-            adam.zero_grad()
-            with torch.enable_grad():
-                up = raised(moved)
-                off = _clipped(below + up, low, high) * scale - weight
-                loss = _error(off, moment) / usual.clamp(min=torch.finfo(usual.dtype).tiny)
-                (loss + self.pull * _undecided(up, step / self.iterations)).backward()
+            up = raised(moved)
+            levels = _clipped(below + up, low, high)
+            slope = ((levels * scale - weight) @ moment).mul_(scale).mul_(levels == below + up)
+            slope.mul_(2 / usual).sub_(self._decided(up, step / self.iterations))
+            moved.grad = slope * _steepness(moved)
             adam.step()
-        levels = _clipped(below + (moved.detach() >= 0), low, high)
+        levels = _clipped(below + (moved >= 0), low, high)
         return (levels + zero_point).to(torch.int16)
+
+    def _decided(self, up: Tensor, done: float) -> Tensor | float:
+        """Slope of ``pull`` times the mean of |2 h - 1|^b.
+
+        b falls, so that values are let go at first and decided last.
+        """
+        if done < FREE:
+            return 0.0
+        first, last = SHARPNESS
+        sharpness = first + (last - first) * (done - FREE) / (1 - FREE)
+        side = 2 * up - 1
+        slope = side.abs().pow_(sharpness - 1).copysign_(side)
+        return slope.mul_(2 * sharpness * self.pull / up.numel())
 
 
 def raised(moved: Tensor) -> Tensor:
@@ -65,19 +77,13 @@ def raised(moved: Tensor) -> Tensor:
     return (moved.sigmoid() * (high - low) + low).clamp(0, 1)
 
 
-def _undecided(up: Tensor, done: float) -> Tensor:
-    """Mean of 1 - |2 h - 1|^b; b falls, so that values are let go at first and decided last."""
-    if done < FREE:
-        return up.new_zeros(())
-    first, last = SHARPNESS
-    sharpness = first + (last - first) * (done - FREE) / (1 - FREE)
-    return (1 - (2 * up - 1).abs().pow(sharpness)).mean()
+def _steepness(moved: Tensor) -> Tensor:
+    """Slope of h: none where it is clipped."""
+    low, high = STRETCH
+    part = moved.sigmoid()
+    inside = (part > -low / (high - low)) & (part < (1 - low) / (high - low))
+    return (part * (1 - part)).mul_(high - low).mul_(inside)
 
 
 def _clipped(levels: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(levels, low), high)
-
-
-def _error(off: Tensor, moment: Tensor) -> Tensor:
-    """Squared error of the output."""
-    return ((off @ moment) * off).sum()

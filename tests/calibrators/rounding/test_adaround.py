@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 
-from calibrators.rounding.adaround import AdaRound, raised
+from calibrators.rounding.adaround import FREE, SHARPNESS, AdaRound, _steepness, raised
 from calibrators.rounding.gptq import Gptq
 from calibrators.rounding.solver import choose_scale, damped
 from qkit.calibration.registry import ROUNDINGS
@@ -97,3 +97,17 @@ def test_a_stretched_sigmoid_reaches_both_ends():
 def test_options_that_make_no_sense_are_refused(name):
     with pytest.raises(RegistryError, match=rf"{name} = 0 is not possible. Use a positive number"):
         ROUNDINGS.create("adaround", {name: 0})
+
+
+def test_slopes_are_those_of_autograd():
+    moved = torch.linspace(-4, 4, 33).requires_grad_()
+    up = raised(moved)
+    (slope,) = torch.autograd.grad(up.sum(), moved)
+    torch.testing.assert_close(_steepness(moved.detach()), slope)
+    method, done = AdaRound(pull=3.0), 0.6
+    first, last = SHARPNESS
+    sharpness = first + (last - first) * (done - FREE) / (1 - FREE)
+    inside = up.detach().requires_grad_()
+    (3.0 * (2 * inside - 1).abs().pow(sharpness).mean()).backward()
+    torch.testing.assert_close(method._decided(inside.detach(), done), inside.grad)
+    assert method._decided(up, 0.1) == 0.0
