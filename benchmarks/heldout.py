@@ -36,13 +36,13 @@ HELD, OFFSET = 96, 1000  # pairs, and what is added to the seed of their draw
 
 
 def changed(table: dict[str, Any], changes: list[str]) -> dict[str, Any]:
-    """A recipe's table with changes such as ``rounding.samples=64``."""
+    """A recipe's table with changes such as ``rounding.samples=64`` or ``rule.0.input.bits=3``."""
     for change in changes:
         path, _, value = change.partition("=")
         *parents, key = path.split(".")
-        at = table
+        at: Any = table
         for parent in parents:
-            at = at.setdefault(parent, {})
+            at = at[int(parent)] if isinstance(at, list) else at.setdefault(parent, {})
         if value == "-":
             at.pop(key, None)
         else:

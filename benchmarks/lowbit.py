@@ -57,21 +57,30 @@ class Line:
         return self.title.replace(" ", "-").replace(",", "").replace(":", "")
 
 
-BEST = tuple(
-    Line(f"{bits} best-ptq", f"{bits.lower()}-best-ptq")
+READY = tuple(
+    Line(f"{bits} {kind}", f"{bits.lower()}-{kind}")
     for bits in ("W4A4", "W4A8", "W6A6", "W8A8")
+    for kind in ("fast", "best-ptq", "best")
 )
+PLAIN = (NO_TRANSFORM, NO_ROUNDING)
 ABLATION = (
-    Line("W4A4 neither", "w4a4-best-ptq", (NO_TRANSFORM, NO_ROUNDING)),
-    Line("W4A4 coordinates", "w4a4-best-ptq", (NO_ROUNDING,)),
-    Line("W4A4 GPTQ", "w4a4-best-ptq", (NO_TRANSFORM,)),
+    Line("W4A4 mse alone", "w4a4-best-ptq", PLAIN),
+    Line("W4A4 coordinates alone", "w4a4-best-ptq", (NO_ROUNDING,)),
+    Line("W4A4 AdaRound alone", "w4a4-best-ptq", (NO_TRANSFORM,)),
     *(
-        Line(f"W4A4 {name}, GPTQ", "w4a4-best-ptq", (f'transform.method="{name}"',))
+        Line(f"W4A4 {name}, AdaRound", "w4a4-best-ptq", (f'transform.method="{name}"',))
         for name in ("smooth", "reparameterize", "balance", "rotate")
     ),
-    Line("W4A4 coordinates, GPTQ without sweeps", "w4a4-best-ptq", ("rounding.sweeps=0",)),
+    Line("W4A4 coordinates, GPTQ", "w4a4-best-ptq", ('rounding.method="gptq"',)),
+    Line("W4A4 best-ptq, uniform inputs", "w4a4-best-ptq", ('rule.0.input.grid="uniform"',)),
+    Line("W4A4 best-ptq, static probabilities", "w4a4-best-ptq", ("rule.0.probs=-",)),
+    Line("W4A4 best-ptq without sweeps", "w4a4-best-ptq", ("rounding.sweeps=0",)),
+    Line("W4A4 best-ptq, ridge 0.1", "w4a4-best-ptq", ("rounding.ridge=0.1",)),
+    Line("W4A4 best-ptq, bias corrected", "w4a4-best-ptq", ("rounding.bias=true",)),
+    Line("W4A4 best, blocks only", "w4a4-best", ("reconstruction.tower=0",)),
+    Line("W4A4 best, towers only", "w4a4-best", ("reconstruction.iterations=0",)),
 )
-LINES = (*BEST, *ABLATION)
+LINES = (*READY, *ABLATION)
 
 
 def run_unit(bed: Bed, line: Line, seed: int, folder: Path, threads: int) -> None:

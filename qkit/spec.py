@@ -7,7 +7,7 @@ Shapes used throughout: a per-tensor quantity is a 0-d tensor, a per-channel one
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MIN_BITS = 2
 MAX_BITS = 8
+MAX_NORMAL_BITS = 6  # beyond, neighbours of a normal grid are no different integers of 8 bits
 
 Role = Literal["weight", "input", "context", "query", "key", "value", "probs"]
 """Which tensor of a module: ``context`` is the key/value input of cross-attention."""
@@ -68,6 +69,7 @@ class GridKind(StrEnum):
     TWIN: finely near zero, coarsely up to the largest; for softmax probabilities.
     TWIN_SIGNED: finely below zero, coarsely above; for what a GELU puts out.
     SHIFTED_LOG: those of LOG, moved down to the least value of a GELU; for the same.
+    NORMAL: as densely as a normal distribution wants; for inputs whose channels were mixed.
     """
 
     UNIFORM = "uniform"
@@ -77,6 +79,7 @@ class GridKind(StrEnum):
     TWIN = "twin"
     TWIN_SIGNED = "twin-signed"
     SHIFTED_LOG = "shifted-log"
+    NORMAL = "normal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class QuantSpec:
     """How one tensor is quantized to ``bits``-bit integers.
 
     Symmetric tensors use signed integers and zero point 0, affine ones unsigned integers. A grid
-    that is not uniform has unsigned codes and one scale for the whole tensor.
+    that is not uniform has unsigned codes and one scale for the whole tensor, or for each token.
 
     Raises:
         RecipeError: ``bits`` lies outside 2 to 8, or the grid allows no such sign or granularity.
@@ -107,10 +110,19 @@ class QuantSpec:
                 "Drop one of the two."
             )
             raise RecipeError(message)
-        if self.granularity is not Granularity.TENSOR:
+        normal = self.grid is GridKind.NORMAL
+        wanted = Granularity.TOKEN if normal else Granularity.TENSOR
+        if self.granularity is not wanted:
+            scales = "a scale a token" if normal else "one scale, chosen by calibration"
             message = (
-                f"grid = '{self.grid}' has one scale, chosen by calibration: granularity "
-                f"'{self.granularity}' is not possible. Use 'tensor', or grid = 'uniform'."
+                f"grid = '{self.grid}' has {scales}: granularity '{self.granularity}' is not "
+                f"possible. Use '{wanted}', or grid = 'uniform'."
+            )
+            raise RecipeError(message)
+        if normal and self.bits > MAX_NORMAL_BITS:
+            message = (
+                f"grid = 'normal' has up to {MAX_NORMAL_BITS} bits, not {self.bits}. "
+                "Use grid = 'uniform'."
             )
             raise RecipeError(message)
 
@@ -118,6 +130,21 @@ class QuantSpec:
     def uniform(self) -> bool:
         """Whether the values of the codes are evenly spaced."""
         return self.grid is GridKind.UNIFORM
+
+    @property
+    def mixable(self) -> bool:
+        """Whether channels may be mixed before rounding: neither scale nor grid depends on one."""
+        unshaped = self.grid in (GridKind.UNIFORM, GridKind.NORMAL)
+        return unshaped and self.granularity is not Granularity.CHANNEL
+
+    def with_bits(self, bits: int) -> QuantSpec:
+        """The same at other bits; uniform where a normal grid has not so many.
+
+        Raises:
+            RecipeError: ``bits`` lies outside 2 to 8.
+        """
+        wide = self.grid is GridKind.NORMAL and bits > MAX_NORMAL_BITS
+        return replace(self, bits=bits, grid=GridKind.UNIFORM if wide else self.grid)
 
     @property
     def quant_min(self) -> int:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from calibrators.rows import row_weights
 from calibrators.transforms.candidates import FAMILIES
-from qkit.numerics import fake_quantize, make_grid, qparams_from_range, token_qparams
-from qkit.spec import Granularity, QParams, QuantSpec, Range
+from qkit.grids.tokens import token_grid
+from qkit.numerics import fake_quantize, make_grid, qparams_from_range
+from qkit.spec import Granularity, QuantSpec, Range
 from qkit.transform import Transform
 
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
@@ -69,7 +70,7 @@ class Choice:
     def error(self, transform: Transform) -> float:
         """Squared error of the products of all readers, by the inverse energy of the rows."""
         z = transform.into(self.rows)
-        rounded = fake_quantize(z, make_grid(self._grid(z, transform.clip), self.spec))
+        rounded = self._rounded(z, transform.clip)
         total = z.new_zeros(len(z))
         for reader in self.readers:
             weight = transform.weight_into(reader.weight)
@@ -77,10 +78,11 @@ class Choice:
             total += (rounded @ kept.T - z @ weight.T).square().sum(1)
         return float((total * row_weights(self.rows)).sum())
 
-    def _grid(self, z: Tensor, clip: float) -> QParams:
+    def _rounded(self, z: Tensor, clip: float) -> Tensor:
         if self.spec.dynamic:
-            return token_qparams(z, self.spec, clip)
-        return qparams_from_range(Range(z.amin(), z.amax()), self.spec)
+            return token_grid(z, self.spec, clip).round(z)
+        q = qparams_from_range(Range(z.amin(), z.amax()), self.spec)
+        return fake_quantize(z, make_grid(q, self.spec))
 
 
 def round_weight(weight: Tensor, spec: QuantSpec) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from qkit.errors import CalibrationError
 from qkit.graph.layers import Layer
 from qkit.nn.conv import QuantConv2d
-from qkit.spec import Granularity, PointId, QuantSpec
+from qkit.spec import PointId, QuantSpec
 from qkit.transform import Transform
 
 ORTHOGONAL = 1e-4  # how far from it float32 may be
@@ -56,7 +56,7 @@ def can_transform(layer: Layer, spec: QuantSpec) -> bool:
     """
     if isinstance(layer.module, QuantConv2d) and not layer.module.cuts_patches:
         return False
-    return spec.granularity is not Granularity.CHANNEL and spec.uniform
+    return spec.mixable
 
 
 def _check(point: PointId, spec: QuantSpec, layer: Layer, transform: Transform) -> None:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from qkit.errors import CalibrationError
-from qkit.grids.codebook import Codebook, codebook, grid_of
+from qkit.grids.codebook import Codebook, grid_of
+from qkit.grids.tokens import TokenCodebook, token_grid
 from qkit.numerics import (
     Grid,
     along,
     dequantize,
     learned_fake_quantize,
-    make_grid,
     quantize,
     token_qparams,
 )
@@ -85,7 +85,7 @@ class TensorQuantizer(nn.Module):
         self.fired = 0
         self.version = 0
         self.observer: Observer | None = None
-        self._grids: dict[int, Grid | Codebook] = {}
+        self._grids: dict[int, Grid | Codebook | TokenCodebook] = {}
         for name in ("scale", "zero_point", "gain", "shift", "levels", "correction"):
             self.register_buffer(name, None)
         self.learned_scale: Tensor | None = None
@@ -191,8 +191,9 @@ class TensorQuantizer(nn.Module):
     def positions(self, x: Tensor) -> Tensor:
         """Where ``x`` lies on the grid, in steps from the lowest level; unrounded if uniform."""
         z = self.into(self._adjusted(x))
-        if not self.spec.uniform:
-            return codebook(self.qparams, self.spec).codes(z).to(z.dtype)
+        grid = self._grid(z)
+        if not isinstance(grid, Grid):
+            return grid.codes(z).to(z.dtype)
         scale, zero_point = self._qparams_of(z)
         return z / scale + (zero_point - self.spec.quant_min)
 
@@ -217,13 +218,14 @@ class TensorQuantizer(nn.Module):
     def _qparams_of(self, x: Tensor) -> QParams:
         """Scale and zero point, broadcastable to ``x``; the scale as it is being learned, if so."""
         if self.spec.dynamic:
-            return self._of_tokens(x)
+            return token_qparams(x, self.spec, self._clip)
         scale = self.qparams.scale if self.learned_scale is None else self.learned_scale
         both = (scale, self.qparams.zero_point)
         return QParams(*(along(t, self.axis, x.ndim) if t.ndim else t for t in both))
 
-    def _of_tokens(self, z: Tensor) -> QParams:
-        return token_qparams(z, self.spec, 1.0 if self.transform is None else self.transform.clip)
+    @property
+    def _clip(self) -> float:
+        return 1.0 if self.transform is None else self.transform.clip
 
     def _observe(self, x: Tensor) -> None:
         low, high = torch.aminmax(x.detach())
@@ -237,9 +239,9 @@ class TensorQuantizer(nn.Module):
             self.observer = make_observer(self.spec, self.axis).to(x.device)
         self.observer(self.into(x.detach()))
 
-    def _grid(self, x: Tensor) -> Grid | Codebook:
+    def _grid(self, x: Tensor) -> Grid | Codebook | TokenCodebook:
         if self.spec.dynamic:
-            return make_grid(self._of_tokens(x), self.spec)
+            return token_grid(x, self.spec, self._clip)
         if x.ndim not in self._grids:
             self._grids[x.ndim] = grid_of(self.qparams, self.spec, self.axis, x.ndim)
         return self._grids[x.ndim]

@@ -40,7 +40,7 @@ from qkit.pipeline.student import Student
 from qkit.progress import Progress
 from qkit.recipe import Recipe
 from qkit.recipe.schema import StepConfig
-from qkit.spec import Granularity, PointId, QParams
+from qkit.spec import PointId, QParams
 
 BENCH_BATCH = 2  # samples that a trial runs at once: a bad candidate is dropped after so many
 
@@ -175,8 +175,7 @@ def _inputs(student: Student) -> int:
 def _check(recipe: Recipe) -> None:
     schemes = [rule.scheme for rule in recipe.rules]
     inputs = [scheme.input for scheme in schemes if scheme.input is not None]
-    mixable = [s for s in inputs if s.granularity is not Granularity.CHANNEL and s.uniform]
-    if recipe.transform is not None and not mixable:
+    if recipe.transform is not None and not any(spec.mixable for spec in inputs):
         message = (
             f"[transform] {recipe.transform.method!r} has no input to change: the rules leave all "
             "in float, or give channels a scale or inputs a grid of their own. Quantize inputs per "

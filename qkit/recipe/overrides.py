@@ -79,7 +79,6 @@ def _override_spec(
     if spec is None:
         return None
     return replace(
-        spec,
-        bits=spec.bits if bits is None else bits,
+        spec if bits is None else spec.with_bits(bits),
         granularity=spec.granularity if granularity is None else granularity,
     )

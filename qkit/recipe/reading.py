@@ -33,7 +33,7 @@ REFUSED = {
 }
 GRIDS: Mapping[str, tuple[GridKind, ...]] = {
     "weight": (),
-    "input": (GridKind.TWIN_SIGNED, GridKind.SHIFTED_LOG),
+    "input": (GridKind.TWIN_SIGNED, GridKind.SHIFTED_LOG, GridKind.NORMAL),
     "attention": (),
     "probs": (GridKind.LOG2, GridKind.LOG_SQRT2, GridKind.LOG, GridKind.TWIN),
 }

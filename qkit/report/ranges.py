@@ -34,7 +34,7 @@ def tensor_reports(layer: Layer, seen: Mapping[PointId, TensorStats]) -> tuple[T
 def _tensor_report(point: TensorQuantizer, stats: TensorStats) -> TensorReport:
     spec = point.spec
     low = high = step = span = None
-    if not spec.uniform:
+    if not spec.uniform and not spec.dynamic:
         values = codebook(point.qparams, spec).values.double().cpu()
         low, high = float(values[0]), float(values[-1])
         span = _span(stats, values[0], values[-1])

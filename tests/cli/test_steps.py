@@ -24,9 +24,9 @@ def test_a_shipped_recipe_from_calibration_to_loading(qkit, calibrate_args, tmp_
     out = tmp_path / "run"
     done = qkit(*calibrate_args, "--recipe=w4a4-best-ptq", f"--out={out}")
     assert done.exit_code == 0, done.output
-    assert "W4A4 attn8 per token, best, mse, gptq" in done.stdout
+    assert "W4A4 attn8 probs8 per token normal, best, mse, adaround" in done.stdout
     assert "choose coordinates (best)" in done.stderr
-    assert "round weights (gptq)" in done.stderr
+    assert "round weights (adaround)" in done.stderr
     shown = qkit("report", out, "--all")
     assert "input before rounding: " in shown.stdout
     layers = json.loads(qkit("report", out, "--json").stdout)["layers"]

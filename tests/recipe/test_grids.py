@@ -53,7 +53,10 @@ def test_uniform_is_the_default_and_may_be_said():
         ),
         (
             {"input": {"grid": "log-sqrt2"}},
-            ["made for probs, not for input", "Use one of: uniform, twin-signed, shifted-log."],
+            [
+                "made for probs, not for input",
+                "Use one of: uniform, twin-signed, shifted-log, normal.",
+            ],
         ),
         (
             {"probs": {"grid": "shifted-log"}},

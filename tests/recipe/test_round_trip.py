@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from qkit.recipe import CalibratorConfig, Recipe, SchemeRule, parse_recipe
 from qkit.recipe.reading import GRIDS
 from qkit.recipe.writing import to_toml
-from qkit.spec import KINDS, TOWERS, Granularity, QuantSpec, Scheme
+from qkit.spec import KINDS, TOWERS, Granularity, GridKind, QuantSpec, Scheme
 
 words = st.text(string.ascii_letters + string.digits + "_", min_size=1, max_size=8)
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=20)
@@ -24,8 +24,12 @@ def specs(*granularities, grids=()):
     made = st.builds(
         QuantSpec, st.integers(2, 8), st.booleans(), st.sampled_from(list(granularities))
     )
-    if grids:
-        made |= st.builds(QuantSpec, st.integers(2, 8), grid=st.sampled_from(grids))
+    fixed = [grid for grid in grids if grid is not GridKind.NORMAL]
+    if fixed:
+        made |= st.builds(QuantSpec, st.integers(2, 8), grid=st.sampled_from(fixed))
+    if GridKind.NORMAL in grids:
+        own = {"granularity": st.just(Granularity.TOKEN), "grid": st.just(GridKind.NORMAL)}
+        made |= st.builds(QuantSpec, st.integers(2, 6), **own)
     return st.none() | made
 
 

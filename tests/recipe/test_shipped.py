@@ -80,7 +80,9 @@ def test_ready_recipes_differ_in_bits_and_steps_only(name):
     assert tuple(step and step.method for step in steps) == STEPS[kind]
     (rule,) = recipe.rules
     assert str(rule.scheme.weight) == f"int{weight_bits} symmetric per channel"
-    assert str(rule.scheme.input) == f"int{act_bits} affine per token"
+    grid = "affine" if act_bits == "8" else "normal"
+    assert str(rule.scheme.input) == f"int{act_bits} {grid} per token"
+    assert str(rule.scheme.probs) == "int8 affine per token"
     assert str(rule.scheme.attention) == "int8 affine per tensor"
 
 

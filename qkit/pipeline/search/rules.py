@@ -14,7 +14,7 @@ from qkit.allocation.choices import Bits
 from qkit.graph.layers import Layer
 from qkit.graph.match import decide
 from qkit.recipe import Recipe, SchemeRule
-from qkit.spec import QuantSpec, Scheme
+from qkit.spec import Scheme
 
 
 def mixed_recipe(
@@ -49,17 +49,17 @@ def at_bits(scheme: Scheme, bits: Bits | None) -> Scheme:
     if bits is None:
         return scheme
     weight, input_ = scheme.weight, scheme.input
-    return Scheme(
-        None if weight is None else replace(weight, bits=bits.weight),
-        None if input_ is None else replace(input_, bits=bits.input),
-        scheme.attention,
+    return replace(
+        scheme,
+        weight=None if weight is None else weight.with_bits(bits.weight),
+        input=None if input_ is None else input_.with_bits(bits.input),
     )
 
 
 def relevant(layer: Layer, scheme: Scheme) -> Scheme:
     """The part of a scheme that a layer of this kind takes any notice of."""
     if layer.kind == "attention":
-        return Scheme(attention=scheme.attention)
+        return Scheme(attention=scheme.attention, probs=scheme.probs)
     if layer.kind == "embedding":
         return Scheme(weight=scheme.weight)
     return Scheme(scheme.weight, scheme.input)
@@ -67,15 +67,16 @@ def relevant(layer: Layer, scheme: Scheme) -> Scheme:
 
 def _most_frequent(layers: Sequence[Layer], wanted: Mapping[str, Scheme]) -> Scheme:
     """What most layers with a weight get, and what most attention cores get."""
-    cores: Counter[QuantSpec | None] = Counter()
+    cores: Counter[Scheme] = Counter()
     weighted: Counter[Scheme] = Counter()
     for layer in layers:
         if layer.kind == "attention":
-            cores[wanted[layer.name].attention] += 1
+            cores[relevant(layer, wanted[layer.name])] += 1
         elif layer.kind != "embedding":
             weighted[wanted[layer.name]] += 1
     scheme = next((found for found, _ in weighted.most_common(1)), Scheme())
-    return replace(scheme, attention=next((spec for spec, _ in cores.most_common(1)), None))
+    core = next((found for found, _ in cores.most_common(1)), Scheme())
+    return replace(scheme, attention=core.attention, probs=core.probs)
 
 
 class _Place(NamedTuple):
@@ -109,7 +110,7 @@ def _filled(layer: Layer, scheme: Scheme, common: Scheme) -> Scheme:
     if layer.kind == "attention" or scheme == Scheme():
         return scheme
     input_ = common.input if layer.kind == "embedding" else scheme.input
-    return Scheme(scheme.weight, input_, common.attention)
+    return replace(scheme, input=input_, attention=common.attention, probs=common.probs)
 
 
 def _place(name: str) -> _Place:

@@ -14,9 +14,11 @@ from qkit.graph.layers import list_layers
 from qkit.graph.match import decide
 from qkit.pipeline.search.rules import at_bits, mixed_recipe, relevant
 from qkit.recipe import Recipe, SchemeRule
-from qkit.spec import Granularity, QuantSpec, Scheme
+from qkit.spec import Granularity, GridKind, QuantSpec, Scheme
 
 TOKEN = QuantSpec(8, granularity=Granularity.TOKEN)
+TENSOR = QuantSpec(8)
+NORMAL = QuantSpec(4, granularity=Granularity.TOKEN, grid=GridKind.NORMAL)
 WEIGHT = QuantSpec(8, symmetric=True)
 RECIPES = {
     "plain": Recipe(),
@@ -26,6 +28,12 @@ RECIPES = {
     "weights only": Recipe(rules=(SchemeRule(scheme=Scheme(WEIGHT)),)),
     "partly float": Recipe(
         rules=(SchemeRule("visual.conv1", scheme=Scheme()), SchemeRule("*.c_fc")), seed=3
+    ),
+    "probabilities by themselves": Recipe(
+        rules=(
+            SchemeRule("*.0.*", scheme=Scheme(WEIGHT, NORMAL, TENSOR, TOKEN)),
+            SchemeRule(scheme=Scheme(WEIGHT, NORMAL, TENSOR)),
+        )
     ),
     "two attentions": Recipe(
         rules=(
