@@ -59,6 +59,7 @@ def stopped(qkit, args, tmp_path, monkeypatch):
             patch.setattr(Checkpoints, "keep", counted)
             result = qkit(*args, f"--out={tmp_path / out}")
         assert result.exit_code == 130, result.output
+        assert f"kept in {tmp_path / out}.partial; the same command goes on" in result.stderr
         return tmp_path / out
 
     return stopped
