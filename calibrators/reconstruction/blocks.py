@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The qkit authors
-"""Weights learned block by block, then all of a tower together."""
+"""Weights learned block by block, then, if asked for, all of a tower together."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ from qkit.spec import PointId, RoundedWeight
 
 @dataclass(frozen=True)
 class Blocks:
-    """Weights, scales and biases learned block by block, then by tower, from the float model.
+    """Weights, scales and biases learned block by block from the float model.
 
     Every block is given what the quantized blocks before it leave and learns what the float one
-    makes (BRECQ, arXiv 2102.05426); then all weights of a tower learn its embedding.
+    makes (BRECQ, arXiv 2102.05426). All weights of a tower may then learn its embedding, which
+    hundreds of samples are too few for: they are learned by heart.
 
     Attributes:
         samples: images, and texts, that are learned from.
@@ -45,8 +46,8 @@ class Blocks:
 
     samples: int = 512
     batch: int = 16
-    iterations: int = 128
-    tower: int = 256
+    iterations: int = 192
+    tower: int = 0
     rate: float = 1e-2
     fine: float = 3e-3
     dropped: float = 0.0

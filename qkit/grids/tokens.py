@@ -27,23 +27,31 @@ LARGEST = 127  # of the levels: an int8 operand
 class TokenCodebook(NamedTuple):
     """Levels that tokens share, and the scale of each token.
 
-    levels: ``(codes,)``, ascending whole numbers; edges: ``(codes - 1,)``, halfway between them;
-    scale: ``(..., 1)``.
+    levels: ``(codes,)``, ascending whole numbers up to 127; nearest: ``(2 * 254 + 1,)``, the code
+    for each half step from -127 to 127; scale: ``(..., 1)``.
     """
 
     levels: Tensor
-    edges: Tensor
+    nearest: Tensor
     scale: Tensor
 
     def codes(self, z: Tensor) -> Tensor:
-        """Index of the level nearest to each value of ``z``."""
-        return torch.bucketize(z / self.scale, self.edges)
+        """Index of the level nearest to each value of ``z``; of two equally near, the lower."""
+        return self._looked_up(z, self.nearest)
 
     def round(self, z: Tensor) -> Tensor:
         """``z`` at the nearest levels; the gradient passes straight through between the ends."""
+        rounded = self._looked_up(z.detach(), self.levels[self.nearest]).mul_(self.scale)
+        if not z.requires_grad:
+            return rounded
         inside = z.clamp(self.levels[0] * self.scale, self.levels[-1] * self.scale)
-        rounded = self.levels[self.codes(z.detach())] * self.scale
         return inside + (rounded - inside).detach()
+
+    def _looked_up(self, z: Tensor, table: Tensor) -> Tensor:
+        """Borders between whole numbers are half steps, so half steps tell on which side one is."""
+        halves = (z * (2 / self.scale)).ceil_().clamp_(-2 * LARGEST, 2 * LARGEST)
+        index = halves.add_(2 * LARGEST).to(torch.int32).flatten()
+        return table.index_select(0, index).view_as(z)
 
 
 def token_grid(z: Tensor, spec: QuantSpec, clip: float) -> Grid | TokenCodebook:
@@ -58,8 +66,17 @@ def token_grid(z: Tensor, spec: QuantSpec, clip: float) -> Grid | TokenCodebook:
     if spec.grid is not GridKind.NORMAL:
         return make_grid(token_qparams(z, spec, clip), spec)
     scale = (z.detach().abs().amax(-1, keepdim=True) * (clip / LARGEST)).clamp(min=EPS)
-    values = torch.tensor(normal_levels(spec.bits), dtype=z.dtype, device=z.device)
-    return TokenCodebook(values, (values[1:] + values[:-1]) / 2, scale)
+    levels, nearest = (torch.tensor(t, device=z.device) for t in _tables(spec.bits))
+    return TokenCodebook(levels.to(z.dtype), nearest, scale)
+
+
+@cache
+def _tables(bits: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The levels, and which of them is nearest to each half step from -127 to 127."""
+    levels = normal_levels(bits)
+    whole = torch.tensor(levels)
+    halves = torch.arange(-2 * LARGEST, 2 * LARGEST + 1)
+    return levels, tuple(torch.bucketize(halves, whole[1:] + whole[:-1]).tolist())
 
 
 @cache
