@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from qkit.calibration.protocol import TensorCalibrator
+from qkit.grids.codebook import grid_of
 from qkit.grids.fit import SUBSAMPLES, fit, sample_of
-from qkit.numerics import fake_quantize, make_grid, qparams_from_range
+from qkit.numerics import qparams_from_range
 from qkit.observers import spread
 from qkit.spec import Granularity, Histogram, QuantSpec, Range, TensorStats
 
@@ -143,8 +144,8 @@ def _error_on(values: Tensor, weights: Tensor, spec: QuantSpec) -> Error:
 
     def one(low: Tensor, high: Tensor) -> Tensor:
         q = qparams_from_range(Range(low.reshape(-1), high.reshape(-1)), flat)
-        grid = make_grid(type(q)(*(t.reshape(*low.shape, 1) for t in q)), spec)
-        off = fake_quantize(values.expand(len(low), -1, -1), grid).sub_(values)
+        grid = grid_of(type(q)(*(t.reshape(*low.shape, 1) for t in q)), spec)
+        off = grid.round(values.expand(len(low), -1, -1)).sub_(values)
         return off.square_().mul_(weights).sum(-1)
 
     flat = QuantSpec(spec.bits, spec.symmetric, Granularity.CHANNEL)

@@ -69,7 +69,8 @@ class GridKind(StrEnum):
     TWIN: finely near zero, coarsely up to the largest; for softmax probabilities.
     TWIN_SIGNED: finely below zero, coarsely above; for what a GELU puts out.
     SHIFTED_LOG: those of LOG, moved down to the least value of a GELU; for the same.
-    NORMAL: as densely as a normal distribution wants; for inputs whose channels were mixed.
+    NORMAL: as densely as a normal distribution wants; for what was mixed by a rotation, inputs
+        with a scale a token and weights.
     """
 
     UNIFORM = "uniform"
@@ -104,22 +105,30 @@ class QuantSpec:
             raise RecipeError(message)
         if self.uniform:
             return
+        if self.grid is GridKind.NORMAL:
+            self._check_normal()
+            return
         if self.symmetric:
             message = (
                 f"grid = '{self.grid}' has no mirror image, so symmetric = true is not possible. "
                 "Drop one of the two."
             )
             raise RecipeError(message)
-        normal = self.grid is GridKind.NORMAL
-        wanted = Granularity.TOKEN if normal else Granularity.TENSOR
-        if self.granularity is not wanted:
-            scales = "a scale a token" if normal else "one scale, chosen by calibration"
+        if self.granularity is not Granularity.TENSOR:
             message = (
-                f"grid = '{self.grid}' has {scales}: granularity '{self.granularity}' is not "
-                f"possible. Use '{wanted}', or grid = 'uniform'."
+                f"grid = '{self.grid}' has one scale, chosen by calibration: granularity "
+                f"'{self.granularity}' is not possible. Use 'tensor', or grid = 'uniform'."
             )
             raise RecipeError(message)
-        if normal and self.bits > MAX_NORMAL_BITS:
+
+    def _check_normal(self) -> None:
+        if not self.symmetric and not self.dynamic:
+            message = (
+                "grid = 'normal' is its own mirror image, so symmetric = false is not possible "
+                "with a fixed scale. Drop one of the two."
+            )
+            raise RecipeError(message)
+        if self.bits > MAX_NORMAL_BITS:
             message = (
                 f"grid = 'normal' has up to {MAX_NORMAL_BITS} bits, not {self.bits}. "
                 "Use grid = 'uniform'."

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from qkit.grids.codebook import grid_of
 from qkit.numerics import fake_quantize, make_grid, qparams_from_range
 from qkit.spec import QParams, QuantSpec, Range
 
@@ -76,7 +77,7 @@ def choose_weight(rows: Tensor, weight: Tensor, full: Range, spec: QuantSpec) ->
     errors, found = [], []
     for factor in WEIGHT:
         q = qparams_from_range(Range(full.min * factor, full.max * factor), spec)
-        off = fake_quantize(weight, make_grid(q, spec, 0, 2)).sub_(weight)
+        off = grid_of(q, spec, 0, 2).round(weight).sub_(weight)
         error = (rows @ off.T).square().sum(0)
         errors.append(error if q.scale.ndim else error.sum())
         found.append(q)

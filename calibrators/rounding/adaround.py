@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from calibrators.rounding.layerwise import Layerwise
+from qkit.grids.ladder import ladder
 from qkit.spec import QParams, QuantSpec
 
 STRETCH = (-0.1, 1.1)  # what the sigmoid spans before it is clipped, so that 0 and 1 are reached
@@ -40,22 +41,22 @@ class AdaRound(Layerwise):
 
     def choose(self, weight: Tensor, moment: Tensor, q: QParams, spec: QuantSpec) -> Tensor:
         """See ``Layerwise.choose``; Eq 21 to 24 of the paper, with the moment for all inputs."""
-        scale, zero_point = (t.float().expand(len(weight))[:, None] for t in q)
-        low, high = spec.quant_min - zero_point, spec.quant_max - zero_point
-        below = (weight / scale).floor()
-        nearest = _clipped((weight / scale).round(), low, high) * scale - weight
+        scale, rungs = q.scale.reshape(-1, 1), ladder(q, spec)
+        below, above = rungs.around(weight / scale)
+        gap = above - below  # 0 beyond the ends, where there is nothing to decide
+        nearest = rungs.nearest(weight / scale) * scale - weight
         usual = ((nearest @ moment) * nearest).sum().clamp(min=torch.finfo(weight.dtype).tiny)
-        moved = torch.logit((weight / scale - below - STRETCH[0]) / (STRETCH[1] - STRETCH[0]))
+        share = ((weight / scale - below) / gap).where(gap > 0, 0.0).clamp(0, 1)
+        moved = torch.logit((share - STRETCH[0]) / (STRETCH[1] - STRETCH[0]))
         adam = torch.optim.Adam([moved], lr=self.rate)
         for step in range(self.iterations):
             up = raised(moved)
-            levels = _clipped(below + up, low, high)
-            slope = ((levels * scale - weight) @ moment).mul_(scale).mul_(levels == below + up)
+            off = (below + up * gap) * scale - weight
+            slope = (off @ moment).mul_(scale).mul_(gap)
             slope.mul_(2 / usual).sub_(self._decided(up, step / self.iterations))
             moved.grad = slope * _steepness(moved)
             adam.step()
-        levels = _clipped(below + (moved >= 0), low, high)
-        return (levels + zero_point).to(torch.int16)
+        return rungs.integers(torch.where(moved >= 0, above, below))
 
     def _decided(self, up: Tensor, done: float) -> Tensor | float:
         """Slope of ``pull`` times the mean of |2 h - 1|^b.
@@ -83,7 +84,3 @@ def _steepness(moved: Tensor) -> Tensor:
     part = moved.sigmoid()
     inside = (part > -low / (high - low)) & (part < (1 - low) / (high - low))
     return (part * (1 - part)).mul_(high - low).mul_(inside)
-
-
-def _clipped(levels: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    return torch.minimum(torch.maximum(levels, low), high)

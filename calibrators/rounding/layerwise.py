@@ -15,7 +15,7 @@ from calibrators.rounding.arrived import Moments, moments, walk
 from calibrators.rounding.solver import choose_scale, damped, refine
 from qkit.calibration.bench import Bench, Stream
 from qkit.graph.layers import Layer
-from qkit.numerics import dequantize
+from qkit.grids.weights import weight_values
 from qkit.progress import Advance
 from qkit.spec import PointId, QParams, QuantSpec, RoundedWeight, Rounding
 
@@ -103,7 +103,7 @@ class Layerwise(ABC):
         levels, q = self.fit(wanted, moment, q, point.spec)
         lacks = None
         if self.bias:
-            rounded = dequantize(levels, q, point.spec, 0)
+            rounded = weight_values(levels, q, point.spec, 0)
             lacks = weight @ seen.mean - rounded @ seen.own_mean
         rounding = Rounding(levels.view(layer.weight_shape), lacks)
         point.set_qparams(q)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qkit.numerics import fake_quantize, make_grid, qparams_from_range
+from qkit.grids.codebook import grid_of
+from qkit.grids.ladder import ladder
+from qkit.numerics import qparams_from_range
 from qkit.spec import Granularity, QParams, QuantSpec, Range
 
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)
@@ -32,7 +34,7 @@ def choose_scale(weight: Tensor, moment: Tensor, spec: QuantSpec) -> QParams:
     best: tuple[Tensor, QParams] | None = None
     for clip in CLIPS:
         q = qparams_from_range(Range(low * clip, high * clip), spec)
-        off = fake_quantize(weight, make_grid(q, spec, 0, 2)) - weight
+        off = grid_of(q, spec, 0, 2).round(weight) - weight
         error = ((off @ moment) * off).sum(1)
         error = error if by_channel else error.sum()
         if best is None:
@@ -71,19 +73,19 @@ def solve(weight: Tensor, moment: Tensor, q: QParams, spec: QuantSpec) -> Tensor
     order = torch.argsort(moment.diagonal(), descending=True)
     upper = _inverse_root(moment[order][:, order])
     rest = weight[:, order].clone()
-    scale, zero_point = (t.float().expand(len(weight)) for t in q)
-    levels = torch.empty_like(rest)
+    scale, rungs = q.scale.reshape(-1, 1), ladder(q, spec)
+    steps = torch.empty_like(rest)
     for start in range(0, rest.shape[1], BLOCK):
         end = min(start + BLOCK, rest.shape[1])
         errors = torch.empty_like(rest[:, start:end])
         for k in range(start, end):
-            column = (rest[:, k] / scale).round().add_(zero_point)
-            levels[:, k] = column.clamp_(spec.quant_min, spec.quant_max)
-            error = (rest[:, k] - (levels[:, k] - zero_point) * scale) / upper[k, k]
-            rest[:, k:end] -= error[:, None] * upper[k, k:end]
-            errors[:, k - start] = error
+            column = rest[:, k : k + 1]
+            steps[:, k : k + 1] = rungs.nearest(column / scale)
+            error = (column - steps[:, k : k + 1] * scale) / upper[k, k]
+            rest[:, k:end] -= error * upper[k, k:end]
+            errors[:, k - start] = error[:, 0]
         rest[:, end:] -= errors @ upper[start:end, end:]
-    return levels[:, torch.argsort(order)].to(torch.int16)
+    return rungs.integers(steps[:, torch.argsort(order)])
 
 
 def refine(
@@ -91,7 +93,7 @@ def refine(
 ) -> tuple[Tensor, QParams]:
     """One sweep over the columns, each set to its best integers given all others, then the scale.
 
-    Neither step can raise the error: the integer nearest to a parabola's lowest point is its best
+    Neither step can raise the error: the rung nearest to a parabola's lowest point is its best
     one, and the scale is the least squares fit of the integers to the weight.
 
     Args:
@@ -104,18 +106,16 @@ def refine(
     Returns:
         integers, int16, and the scale, in the shape of ``q``.
     """
-    scale, zero_point = (t.float().expand(len(weight)) for t in q)
-    steps = levels.float() - zero_point[:, None]
-    low, high = spec.quant_min - zero_point, spec.quant_max - zero_point
-    pull = (weight - steps * scale[:, None]) @ moment
+    scale, rungs = q.scale.reshape(-1, 1), ladder(q, spec)
+    steps = rungs.rungs(levels)
+    pull = (weight - steps * scale) @ moment
     for k in range(weight.shape[1]):
-        wanted = steps[:, k] + pull[:, k] / (moment[k, k] * scale)
-        best = torch.minimum(torch.maximum(wanted.round(), low), high)
-        moved = (best - steps[:, k]) * scale
-        steps[:, k] = best
-        pull -= moved[:, None] * moment[k]
+        old = steps[:, k : k + 1].clone()
+        best = rungs.nearest(old + pull[:, k : k + 1] / (moment[k, k] * scale))
+        steps[:, k : k + 1] = best
+        pull -= (best - old) * scale * moment[k]
     fitted = QParams(_fit(weight, steps, moment, q.scale), q.zero_point)
-    return (steps + zero_point[:, None]).to(torch.int16), fitted
+    return rungs.integers(steps), fitted
 
 
 def _fit(weight: Tensor, steps: Tensor, moment: Tensor, scale: Tensor) -> Tensor:

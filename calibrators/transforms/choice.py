@@ -12,6 +12,7 @@ from torch import Tensor
 
 from calibrators.rows import row_weights
 from calibrators.transforms.candidates import FAMILIES
+from qkit.grids.codebook import grid_of
 from qkit.grids.tokens import token_grid
 from qkit.numerics import fake_quantize, make_grid, qparams_from_range
 from qkit.spec import Granularity, QuantSpec, Range
@@ -91,7 +92,7 @@ def round_weight(weight: Tensor, spec: QuantSpec) -> Tensor:
     best = error = None
     for clip in WEIGHT_CLIPS:
         q = qparams_from_range(Range(rows.amin(1) * clip, rows.amax(1) * clip), spec)
-        rounded = fake_quantize(rows, make_grid(q, spec, 0, 2))
+        rounded = grid_of(q, spec, 0, 2).round(rows)
         off = (rounded - rows).square().sum(1)
         if best is None or error is None:
             best, error = rounded, off

@@ -183,9 +183,10 @@ def _check_affine(point: PointId, affine: Affine, channels: int | None) -> None:
 
 def _check_parameter(point: TensorQuantizer, q: QParams) -> None:
     """Refuse the integer of a grid that is not uniform where no such grid exists."""
-    if point.spec.uniform or int(q.zero_point) in SHAPES[point.spec.grid].parameters:
+    shape = SHAPES.get(point.spec.grid)
+    if shape is None or int(q.zero_point) in shape.parameters:
         return
-    known = choices(map(str, SHAPES[point.spec.grid].parameters))
+    known = choices(map(str, shape.parameters))
     message = (
         f"the calibrator returned zero point {int(q.zero_point)} for {point.point}, whose grid = "
         f"'{point.spec.grid}' needs one of: {known}. Return what qkit.grids.fit chooses."

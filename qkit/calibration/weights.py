@@ -13,10 +13,12 @@ from torch import Tensor
 
 from qkit.errors import CalibrationError
 from qkit.graph.layers import Layer
+from qkit.grids.ladder import Ladder, ladder
 from qkit.nn.tensor_quantizer import TensorQuantizer
 from qkit.spec import PointId, QParams, RoundedWeight, Rounding
 
-REACH = 0.45  # levels that a latent value starts from its integer at most: not on the edge
+REACH = 0.45  # of the way to the next integer: a latent value starts no further, not on the edge
+EDGE = 1e-3  # less than the distance of any two rungs
 
 
 @dataclass(slots=True)
@@ -25,13 +27,15 @@ class LearnedWeight:
 
     Attributes:
         layer: whose weight it is; its weight point has a scale.
-        latent: ``(out, in)``, in levels; what is rounded to integers, the gradient passing straight
-            through.
+        ladder: the values of its grid.
+        latent: ``(out, in)``, in units of the scale; what is rounded to those values, the gradient
+            passing straight through.
         growth: logarithm of the factor on the scale, of the scale's shape.
         correction: ``(out,)``, added to the layer's output.
     """
 
     layer: Layer
+    ladder: Ladder = field(init=False)
     latent: Tensor = field(init=False)
     growth: Tensor = field(init=False)
     correction: Tensor = field(init=False)
@@ -39,13 +43,13 @@ class LearnedWeight:
     def __post_init__(self) -> None:
         point = self.point
         weight = self.layer.raw_weight.view(self.layer.weight_shape)
-        levels = point.integers(weight).flatten(1).float()
-        scale, zero_point = (_by_row(t) for t in point.qparams)
-        exact = self.layer.weight_rows / scale + zero_point
-        self.latent = (levels + (exact - levels).clamp(-REACH, REACH)).requires_grad_()
+        self.ladder = ladder(point.qparams, point.spec)
+        rungs = self.ladder.rungs(point.integers(weight).flatten(1))
+        exact = self.layer.weight_rows / _by_row(point.qparams.scale)
+        self.latent = _near(exact, rungs, self.ladder).requires_grad_()
         self.growth = torch.zeros_like(point.qparams.scale).requires_grad_()
         old = point.correction
-        added = levels.new_zeros(len(levels)) if old is None else old.clone()
+        added = exact.new_zeros(len(exact)) if old is None else old.clone()
         self.correction = added.requires_grad_()
 
     @property
@@ -59,22 +63,27 @@ class LearnedWeight:
 
     def rows(self) -> Tensor:
         """The rounded weight ``(out, in)`` as it is now, with gradients."""
-        zero_point = _by_row(self.point.qparams.zero_point)
         # straight through the end of the grid too: a value that left it could not come back
-        levels = self.latent + (self._levels() - self.latent).detach()
-        return (levels - zero_point) * _by_row(self.point.qparams.scale * self.growth.exp())
+        nearest = self.ladder.nearest(self.latent.detach())
+        rungs = self.latent + (nearest - self.latent).detach()
+        return rungs * _by_row(self.point.qparams.scale * self.growth.exp())
 
     def rounded(self) -> RoundedWeight:
         """What was learned so far, detached."""
         point = self.point
         scale = point.qparams.scale * self.growth.detach().exp()
-        fixed = self._levels().view(self.layer.weight_shape).to(torch.int16)
+        nearest = self.ladder.nearest(self.latent.detach())
+        fixed = self.ladder.integers(nearest).view(self.layer.weight_shape)
         rounding = Rounding(fixed, self.correction.detach().clone())
         return RoundedWeight(QParams(scale, point.qparams.zero_point), rounding)
 
-    def _levels(self) -> Tensor:
-        spec = self.point.spec
-        return self.latent.detach().round().clamp(spec.quant_min, spec.quant_max)
+
+def _near(exact: Tensor, rungs: Tensor, ladder: Ladder) -> Tensor:
+    """Exact values, but none further from its rung than so much of the way to the next ones."""
+    below, _ = ladder.around(rungs - EDGE)
+    _, above = ladder.around(rungs + EDGE)
+    low, high = rungs - REACH * (rungs - below), rungs + REACH * (above - rungs)
+    return torch.minimum(torch.maximum(exact, low), high)
 
 
 def _by_row(values: Tensor) -> Tensor:

@@ -13,9 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from qkit.grids.normal import ScaledCodebook, scaled_codebook, step_of
 from qkit.grids.shapes import SHAPES
-from qkit.numerics import Grid, make_grid
-from qkit.spec import QParams, QuantSpec
+from qkit.numerics import Grid, along, make_grid
+from qkit.spec import GridKind, QParams, QuantSpec
 
 
 class Codebook(NamedTuple):
@@ -58,6 +59,22 @@ def codebook(q: QParams, spec: QuantSpec) -> Codebook:
     return Codebook(values, (values[1:] + values[:-1]) / 2)
 
 
-def grid_of(q: QParams, spec: QuantSpec, axis: int | None = None, ndim: int = 0) -> Grid | Codebook:
+def outermost(q: QParams, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """Least and greatest value of a grid that is not uniform, of the shape of its scale."""
+    if spec.grid is GridKind.NORMAL:
+        reach = q.scale * ((spec.quant_max - spec.quant_min) / 2)
+        return -reach, reach
+    values = codebook(q, spec).values
+    return values[0], values[-1]
+
+
+def grid_of(
+    q: QParams, spec: QuantSpec, axis: int | None = None, ndim: int = 0
+) -> Grid | Codebook | ScaledCodebook:
     """The grid that ``spec`` and ``q`` stand for; ``axis`` and ``ndim`` are ``make_grid``'s."""
-    return make_grid(q, spec, axis, ndim) if spec.uniform else codebook(q, spec)
+    if spec.uniform:
+        return make_grid(q, spec, axis, ndim)
+    if spec.grid is not GridKind.NORMAL:
+        return codebook(q, spec)
+    scale = q.scale if axis is None or not q.scale.ndim else along(q.scale, axis, ndim)
+    return scaled_codebook(step_of(scale, spec), spec.bits)

@@ -95,5 +95,5 @@ SHAPES: Mapping[GridKind, Shape] = MappingProxyType(
 
 def holds(grid: GridKind, low: float) -> bool:
     """Whether a grid that is not uniform is made for a tensor whose smallest value is ``low``."""
-    least = SHAPES[grid].least
+    least = SHAPES[grid].least if grid in SHAPES else None
     return least is None or low >= least - TOLERANCE

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from qkit.errors import CalibrationError
 from qkit.grids.codebook import Codebook, grid_of
-from qkit.grids.tokens import TokenCodebook, token_grid
+from qkit.grids.normal import ScaledCodebook
+from qkit.grids.tokens import token_grid
+from qkit.grids.weights import weight_integers, weight_values
 from qkit.numerics import (
     Grid,
     along,
-    dequantize,
     learned_fake_quantize,
-    quantize,
     token_qparams,
 )
 from qkit.observers import Observer, make_observer, read_stats
@@ -85,7 +85,7 @@ class TensorQuantizer(nn.Module):
         self.fired = 0
         self.version = 0
         self.observer: Observer | None = None
-        self._grids: dict[int, Grid | Codebook | TokenCodebook] = {}
+        self._grids: dict[int, Grid | Codebook | ScaledCodebook] = {}
         for name in ("scale", "zero_point", "gain", "shift", "levels", "correction"):
             self.register_buffer(name, None)
         self.learned_scale: Tensor | None = None
@@ -180,13 +180,13 @@ class TensorQuantizer(nn.Module):
         """What a weight is stored as: the levels that were set, or the nearest; int16."""
         if self.levels is not None:
             return self.levels
-        levels = quantize(self.into(weight), self.qparams, self.spec, self.axis)
+        levels = weight_integers(self.into(weight), self.qparams, self.spec, self.axis)
         return levels.view_as(weight)
 
     def dequantized(self, levels: Tensor) -> Tensor:
         """The weight that ``levels``, in its shape, stand for."""
         rows = levels if self.transform is None else levels.flatten(1)
-        return self.out_of(dequantize(rows, self.qparams, self.spec, self.axis), levels)
+        return self.out_of(weight_values(rows, self.qparams, self.spec, self.axis), levels)
 
     def positions(self, x: Tensor) -> Tensor:
         """Where ``x`` lies on the grid, in steps from the lowest level; unrounded if uniform."""
@@ -239,7 +239,7 @@ class TensorQuantizer(nn.Module):
             self.observer = make_observer(self.spec, self.axis).to(x.device)
         self.observer(self.into(x.detach()))
 
-    def _grid(self, x: Tensor) -> Grid | Codebook | TokenCodebook:
+    def _grid(self, x: Tensor) -> Grid | Codebook | ScaledCodebook:
         if self.spec.dynamic:
             return token_grid(x, self.spec, self._clip)
         if x.ndim not in self._grids:

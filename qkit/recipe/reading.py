@@ -32,7 +32,7 @@ REFUSED = {
     "probs": Granularity.CHANNEL,
 }
 GRIDS: Mapping[str, tuple[GridKind, ...]] = {
-    "weight": (),
+    "weight": (GridKind.NORMAL,),
     "input": (GridKind.TWIN_SIGNED, GridKind.SHIFTED_LOG, GridKind.NORMAL),
     "attention": (),
     "probs": (GridKind.LOG2, GridKind.LOG_SQRT2, GridKind.LOG, GridKind.TWIN),
@@ -160,6 +160,12 @@ def check_spec(name: str, spec: QuantSpec, where: str) -> None:
         message = (
             f"{where}: granularity {refused.value!r} is not possible for {name}. "
             f"Use one of: {choices(known)}."
+        )
+        raise RecipeError(message)
+    if name == "input" and spec.grid is GridKind.NORMAL and not spec.dynamic:
+        message = (
+            f"{where}: grid = 'normal' has a scale a token, so granularity '{spec.granularity}' is "
+            "not possible. Use 'token', or grid = 'uniform'."
         )
         raise RecipeError(message)
     if not spec.uniform and spec.grid not in GRIDS[name]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qkit.graph.layers import Layer
-from qkit.grids.codebook import codebook
+from qkit.grids.codebook import outermost
 from qkit.nn.tensor_quantizer import TensorQuantizer
 from qkit.report.layer import BINS, HistogramReport, TensorReport
 from qkit.spec import PointId, TensorStats
@@ -35,9 +35,9 @@ def _tensor_report(point: TensorQuantizer, stats: TensorStats) -> TensorReport:
     spec = point.spec
     low = high = step = span = None
     if not spec.uniform and not spec.dynamic:
-        values = codebook(point.qparams, spec).values.double().cpu()
-        low, high = float(values[0]), float(values[-1])
-        span = _span(stats, values[0], values[-1])
+        lows, highs = (end.double().cpu() for end in outermost(point.qparams, spec))
+        low, high = float(lows.min()), float(highs.max())
+        span = _span(stats, lows, highs)
     elif not spec.dynamic:
         scale, zero_point = (t.double().cpu() for t in point.qparams)
         lows, highs = (spec.quant_min - zero_point) * scale, (spec.quant_max - zero_point) * scale

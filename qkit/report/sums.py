@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qkit.grids.codebook import codebook
+from qkit.grids.codebook import outermost
 from qkit.nn.tensor_quantizer import TensorQuantizer
-from qkit.numerics import sqnr_db
+from qkit.numerics import along, sqnr_db
 from qkit.spec import Range
 
 
@@ -94,8 +94,9 @@ def grid_ends(point: TensorQuantizer, ndim: int) -> tuple[Tensor, Tensor]:
     """
     scale, zero_point = point.qparams
     if not point.spec.uniform:
-        values = codebook(point.qparams, point.spec).values
-        return values[0], values[-1]
+        ends = outermost(point.qparams, point.spec)
+        low, high = (along(end, point.axis, ndim) if end.ndim else end for end in ends)
+        return low, high
     if scale.ndim:
         shape = [-1 if d == point.axis % ndim else 1 for d in range(ndim)]
         scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)

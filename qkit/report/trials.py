@@ -132,7 +132,7 @@ def _other_inputs(
 
 def _other_weights(point: TensorQuantizer, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
     """The weight as other grids, in the same coordinates, would round it."""
-    rows, spec = point.into(weight.detach()).flatten(1), point.spec
+    rows, spec = point.into(weight.detach()).flatten(1), replace(point.spec, grid=GridKind.UNIFORM)
     channel = replace(spec, granularity=Granularity.CHANNEL)
     full = Range(rows.amin(dim=1), rows.amax(dim=1))
 

@@ -13,7 +13,7 @@ from qkit.graph.layers import list_layers
 from qkit.nn.linear import QuantLinear
 from qkit.nn.tensor_quantizer import Mode
 from qkit.numerics import qparams_from_range
-from qkit.spec import Granularity, QuantSpec, Range, Scheme
+from qkit.spec import Granularity, GridKind, QuantSpec, Range, Scheme
 from qkit.transform import Transform
 
 SPECS = [
@@ -21,6 +21,8 @@ SPECS = [
     for symmetric in (True, False)
     for granularity in (Granularity.CHANNEL, Granularity.TENSOR)
 ]
+NORMAL = QuantSpec(4, True, Granularity.CHANNEL, GridKind.NORMAL)
+SPECS.append(NORMAL)
 INPUT = QuantSpec(4, granularity=Granularity.TOKEN)
 
 
@@ -105,11 +107,13 @@ def test_what_was_moved_is_what_the_layer_then_computes(layer, normal):
 def test_a_value_starts_near_its_integer_on_the_side_of_the_float_one(layer):
     made = layer()
     weight, point = LearnedWeight(made), made.weight_quantizer
-    levels = point.integers(made.module.weight.detach()).float()
+    levels = point.integers(made.module.weight.detach()).float()  # of a symmetric uniform grid
     exact = made.raw_weight / point.qparams.scale[:, None]
     off = weight.latent.detach() - levels
     assert float(off.abs().max()) <= 0.45 + 1e-6
-    assert bool((off.sign() == (exact - levels).sign()).all())
+    assert bool((off * (exact - levels) >= 0).all())
+    inside = levels.abs() < 7
+    assert bool((off.sign() == (exact - levels).sign())[inside].all())
 
 
 def test_weights_in_float_cannot_be_learned(layer):

@@ -29,8 +29,8 @@ batch = 3
 iterations = 3
 tower = 3
 [[rule]]
-weight = { bits = 4 }
-input = { bits = 4, granularity = "token" }
+weight = { bits = 4, grid = "normal" }
+input = { bits = 4, granularity = "token", grid = "normal" }
 """
 
 
@@ -75,7 +75,7 @@ def test_a_run_says_what_it_did_and_leaves_nothing_beside_it(qkit, args, tmp_pat
     out = tmp_path / "run"
     done = qkit(*args, f"--out={out}")
     assert done.exit_code == 0, done.output
-    assert "W4A4 attn8 per token, rotate, minmax, gptq, blocks" in done.stdout
+    assert "W4A4 attn8 per token normal, rotate, minmax, gptq, blocks" in done.stdout
     assert "reconstruct (blocks): 18 of 18" in done.stderr or "reconstruct (blocks)" in done.stderr
     assert not out.with_name("run.partial").exists()
     assert json.loads((out / "manifest.json").read_text())["recipe"]["reconstruction"]["tower"] == 3

@@ -23,8 +23,8 @@ def units(grid, bits, parameter):
     return SHAPES[grid].units(bits, parameter).tolist()
 
 
-def test_every_kind_but_the_uniform_one_has_a_shape():
-    assert set(SHAPES) == set(GridKind) - {GridKind.UNIFORM}
+def test_every_kind_has_a_shape_but_the_uniform_and_the_normal_one():
+    assert set(SHAPES) == set(GridKind) - {GridKind.UNIFORM, GridKind.NORMAL}
 
 
 @pytest.mark.parametrize("grid", [k for k in SHAPES if "log" in k])

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkit.errors import RecipeError
-from qkit.grids.tokens import normal_levels, token_grid
+from qkit.grids.normal import normal_levels
+from qkit.grids.tokens import token_grid
 from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
 from qkit.numerics import make_grid, token_qparams
 from qkit.recipe import override, parse_recipe
@@ -107,9 +108,11 @@ def test_a_point_rounds_with_the_clip_of_its_coordinates(normal):
 @pytest.mark.parametrize(
     ("changes", "fact"),
     [
-        ({"granularity": Granularity.TENSOR}, r"'normal' has a scale a token.*Use 'token'"),
+        (
+            {"granularity": Granularity.TENSOR},
+            r"'normal' is its own mirror image, so symmetric = f",
+        ),
         ({"bits": 7}, r"'normal' has up to 6 bits, not 7\. Use grid = 'uniform'"),
-        ({"symmetric": True}, r"'normal' has no mirror image"),
     ],
 )
 def test_what_it_cannot_be(changes, fact):
@@ -126,8 +129,17 @@ def test_at_more_bits_than_it_has_an_input_is_uniform():
     assert [one.bits for one in found] == [6, 8]
 
 
-@pytest.mark.parametrize("role", ["weight", "attention", "probs"])
-def test_only_inputs_have_it(role):
-    table = {"rule": [{role: {"bits": 4, "granularity": "token", "grid": "normal"}}]}
-    with pytest.raises(RecipeError):
-        parse_recipe(table)
+@pytest.mark.parametrize(
+    ("rule", "fact"),
+    [
+        ({"attention": {"granularity": "token"}}, "made for weight, input, not for attention"),
+        ({"probs": {"granularity": "token"}}, "made for weight, input, not for probs"),
+        ({"input": {"symmetric": True}}, "has a scale a token, so granularity 'tensor' is not"),
+        ({"weight": {"granularity": "token"}}, "granularity 'token' is not possible for weight"),
+        ({"weight": {"symmetric": False}}, "is its own mirror image"),
+    ],
+)
+def test_only_weights_have_it_and_inputs_per_token(rule, fact):
+    [(role, table)] = rule.items()
+    with pytest.raises(RecipeError, match=fact):
+        parse_recipe({"rule": [{role: {"bits": 4, "grid": "normal", **table}}]})

@@ -49,7 +49,7 @@ def test_uniform_is_the_default_and_may_be_said():
         ),
         (
             {"weight": {"grid": "log2", "symmetric": False, "granularity": "tensor"}},
-            ["'log2' is made for probs, not for weight. Use one of: uniform."],
+            ["'log2' is made for probs, not for weight. Use one of: uniform, normal."],
         ),
         (
             {"input": {"grid": "log-sqrt2"}},

@@ -21,6 +21,7 @@ PATTERNS = ["*", "visual.*", "re:.*", r"re:visual\.(conv1|proj)", "", "a[bc]?", 
 
 
 def specs(*granularities, grids=()):
+    """Specs of some granularities, and with some grids."""
     made = st.builds(
         QuantSpec, st.integers(2, 8), st.booleans(), st.sampled_from(list(granularities))
     )
@@ -28,8 +29,10 @@ def specs(*granularities, grids=()):
     if fixed:
         made |= st.builds(QuantSpec, st.integers(2, 8), grid=st.sampled_from(fixed))
     if GridKind.NORMAL in grids:
-        own = {"granularity": st.just(Granularity.TOKEN), "grid": st.just(GridKind.NORMAL)}
-        made |= st.builds(QuantSpec, st.integers(2, 6), **own)
+        token = Granularity.TOKEN in granularities
+        own = Granularity.TOKEN if token else Granularity.CHANNEL
+        bits, normal = st.integers(2, 6), st.just(GridKind.NORMAL)
+        made |= st.builds(QuantSpec, bits, st.just(not token), st.just(own), normal)
     return st.none() | made
 
 
@@ -40,7 +43,7 @@ def whole(scheme):
 
 schemes = st.builds(
     Scheme,
-    weight=specs(Granularity.TENSOR, Granularity.CHANNEL),
+    weight=specs(Granularity.TENSOR, Granularity.CHANNEL, grids=GRIDS["weight"]),
     input=specs(*Granularity, grids=GRIDS["input"]),
     attention=specs(Granularity.TENSOR, Granularity.TOKEN),
     probs=specs(Granularity.TENSOR, Granularity.TOKEN, grids=GRIDS["probs"]),
