@@ -73,6 +73,7 @@ ABLATION = (
     ),
     Line("W4A4 coordinates, GPTQ", "w4a4-best-ptq", ('rounding.method="gptq"',)),
     Line("W4A4 best-ptq, uniform inputs", "w4a4-best-ptq", ('rule.0.input.grid="uniform"',)),
+    Line("W4A4 best-ptq, uniform weights", "w4a4-best-ptq", ('rule.0.weight.grid="uniform"',)),
     Line("W4A4 best-ptq, static probabilities", "w4a4-best-ptq", ("rule.0.probs=-",)),
     Line("W4A4 best-ptq without sweeps", "w4a4-best-ptq", ("rounding.sweeps=0",)),
     Line("W4A4 best-ptq, ridge 0.1", "w4a4-best-ptq", ("rounding.ridge=0.1",)),

@@ -79,7 +79,8 @@ def test_ready_recipes_differ_in_bits_and_steps_only(name):
     steps = (recipe.transform, recipe.rounding, recipe.reconstruction)
     assert tuple(step and step.method for step in steps) == STEPS[kind]
     (rule,) = recipe.rules
-    assert str(rule.scheme.weight) == f"int{weight_bits} symmetric per channel"
+    kind = "normal" if weight_bits == "4" else "symmetric"
+    assert str(rule.scheme.weight) == f"int{weight_bits} {kind} per channel"
     grid = "affine" if act_bits == "8" else "normal"
     assert str(rule.scheme.input) == f"int{act_bits} {grid} per token"
     assert str(rule.scheme.probs) == "int8 affine per token"
