@@ -184,9 +184,8 @@ def label(recipe: Recipe) -> str:
         known = sorted({spec.bits for spec in specs if spec is not None})
         return "/".join(map(str, known)) or "float"
 
-    odd = {
-        s.grid.value for both in schemes for s in (both.input, both.probs) if s and not s.uniform
-    }
+    specs = [spec for s in schemes for spec in (s.weight, s.input, s.probs) if spec is not None]
+    odd = {spec.grid.value for spec in specs if not spec.uniform}
     dynamic = any(s.input is not None and s.input.dynamic for s in schemes)
     suffix = " per token" if dynamic else ""
     probs = f" probs{bits('probs')}" if any(scheme.probs for scheme in schemes) else ""

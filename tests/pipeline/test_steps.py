@@ -19,7 +19,7 @@ from qkit.pipeline.inputs import open_calibration
 from qkit.pipeline.steps import Steps
 from qkit.pipeline.student import give_points, prepare
 from qkit.progress import Silent
-from qkit.recipe import CalibratorConfig, Recipe, SchemeRule
+from qkit.recipe import CalibratorConfig, Recipe, SchemeRule, load_recipe
 from qkit.recipe.schema import INPUT, WEIGHT, StepConfig
 from qkit.spec import Affine, Granularity, GridKind, PointId, QuantSpec, Scheme
 
@@ -164,6 +164,9 @@ def test_they_are_timed_and_named(calibrated):
     ]
     assert report.label == "W4A4 attnfloat per token, best, minmax, gptq"
     assert label(FEW) == "W4A4 attnfloat per token, minmax"
+    assert label(load_recipe("w4a8-best")) == (
+        "W4A8 attn8 probs8 per token normal, best, mse, adaround, blocks"
+    )
 
 
 def test_what_was_learned_of_layer_norms_would_be_undone(tiny, data):
