@@ -5,40 +5,23 @@
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from calibrators.entropy.survey import Surveyor
 from calibrators.mse import Mse
 from qkit.calibration.bench import Bench
-from qkit.calibration.observe import Batch, observe
+from qkit.calibration.observe import observe
 from qkit.calibration.session import open_session
-from qkit.clip.loading import load_model
 from qkit.clip.stages import list_stages
-from qkit.pipeline.student import give_points, prepare
+from qkit.pipeline.student import give_points
 from qkit.recipe import Recipe, SchemeRule, override
 from qkit.recipe.overrides import Overrides
 from qkit.spec import Scheme
 
 QUICK = Recipe(rules=(SchemeRule("token_embedding", scheme=Scheme()), SchemeRule()))
-WORDS = ["a dog", "a red cat on a mat", "sky", "two", "x y z", "small blue car", "b", "the end"]
 
 
 def silent(done, **figures):
     """Swallows progress."""
-
-
-@pytest.fixture(scope="session")
-def student(tiny_folder):
-    """The tiny model, swapped; shared by all tests here, each of which gives it its own points."""
-    return prepare(load_model(f"local-dir:{tiny_folder}"), copy=False)
-
-
-@pytest.fixture(scope="session")
-def samples(student):
-    """Eight images and eight texts, two at a time."""
-    images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(5))
-    texts = student.clip.tokenizer(WORDS)
-    return [Batch(images[i : i + 2], texts[i : i + 2]) for i in range(0, 8, 2)]
 
 
 @pytest.fixture

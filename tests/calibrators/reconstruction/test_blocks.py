@@ -15,18 +15,16 @@ from calibrators.rounding.gptq import Gptq
 from qkit.calibration.bench import Bench
 from qkit.calibration.install import install, install_rounded
 from qkit.calibration.memory import Forgetful
-from qkit.calibration.observe import Batch, observe, set_mode
+from qkit.calibration.observe import observe, set_mode
 from qkit.calibration.registry import RECONSTRUCTIONS
 from qkit.calibration.session import open_session
-from qkit.clip.loading import load_model
 from qkit.clip.stages import list_stages
 from qkit.errors import RegistryError
 from qkit.nn.tensor_quantizer import Mode
-from qkit.pipeline.student import give_points, prepare
+from qkit.pipeline.student import give_points
 from qkit.recipe import Recipe, override
 from qkit.recipe.overrides import Overrides
 
-WORDS = ["a dog", "a red cat on a mat", "sky", "two", "x y z", "small blue car", "b", "the end"]
 QUICK = Blocks(samples=8, batch=4, iterations=12, tower=24)
 
 
@@ -42,20 +40,6 @@ class Notebook(dict):
 
     def keep(self, name, tensors):
         self[name] = tensors
-
-
-@pytest.fixture(scope="module")
-def student(tiny_folder):
-    """The tiny model, swapped; shared by all tests here."""
-    return prepare(load_model(f"local-dir:{tiny_folder}"), copy=False)
-
-
-@pytest.fixture(scope="module")
-def samples(student):
-    """Eight images and eight texts, two at a time."""
-    images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(5))
-    texts = student.clip.tokenizer(WORDS)
-    return [Batch(images[i : i + 2], texts[i : i + 2]) for i in (0, 2, 4, 6)]
 
 
 @pytest.fixture

@@ -12,44 +12,28 @@ from calibrators.rounding.arrived import moments
 from calibrators.rounding.gptq import Gptq
 from qkit.calibration.bench import Bench
 from qkit.calibration.install import install
-from qkit.calibration.observe import Batch, observe, set_mode
+from qkit.calibration.observe import observe, set_mode
 from qkit.calibration.registry import ROUNDINGS
 from qkit.calibration.running import recorded
 from qkit.calibration.session import open_session
-from qkit.clip.loading import load_model
 from qkit.clip.stages import list_stages
 from qkit.errors import RegistryError
 from qkit.graph.layers import list_points
 from qkit.nn.tensor_quantizer import Mode
 from qkit.numerics import dequantize, quantize
-from qkit.pipeline.student import give_points, prepare
+from qkit.pipeline.student import give_points
 from qkit.recipe import Recipe, SchemeRule, override
 from qkit.recipe.overrides import Overrides
 from qkit.spec import Granularity, QuantSpec, Scheme
 
 SOME = r"re:(visual\.conv1|text_projection|.*resblocks\.0\..*)"
 RULES = Recipe(rules=(SchemeRule(SOME),))  # all else stays in float
-WORDS = ["a dog", "a red cat on a mat", "sky", "two", "x y z", "small blue car", "b", "the end"]
 TOKEN = {"bits": 4, "act_granularity": "token"}
 QUICK = Gptq(samples=8, sweeps=1)
 
 
 def silent(done, **figures):
     """Swallows progress."""
-
-
-@pytest.fixture(scope="module")
-def student(tiny_folder):
-    """The tiny model, swapped; shared by all tests here, each of which gives it its own points."""
-    return prepare(load_model(f"local-dir:{tiny_folder}"), copy=False)
-
-
-@pytest.fixture(scope="module")
-def samples(student):
-    """Eight images and eight texts, four at a time."""
-    images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(5))
-    texts = student.clip.tokenizer(WORDS)
-    return [Batch(images[i : i + 4], texts[i : i + 4]) for i in (0, 4)]
 
 
 @pytest.fixture
@@ -62,7 +46,7 @@ def calibrated(student, samples):
         chosen = Mse().calibrate(open_session(student.model, student.layers), silent)
         install(student.model, chosen)
         stages = {"half": list_stages(student.blocks, student.layers, halves=True)}
-        bench = Bench(student.model, student.layers, stages, lambda n: samples[: (n + 3) // 4])
+        bench = Bench(student.model, student.layers, stages, lambda n: samples[: (n + 1) // 2])
         return SimpleNamespace(bench=bench, chosen=chosen, layers=student.layers)
 
     return calibrated
