@@ -78,6 +78,7 @@ ABLATION = (
     Line("W4A4 best-ptq without sweeps", "w4a4-best-ptq", ("rounding.sweeps=0",)),
     Line("W4A4 best-ptq, ridge 0.1", "w4a4-best-ptq", ("rounding.ridge=0.1",)),
     Line("W4A4 best-ptq, bias corrected", "w4a4-best-ptq", ("rounding.bias=true",)),
+    Line("W4A4 best, uniform weights", "w4a4-best", ('rule.0.weight.grid="uniform"',)),
     Line("W4A4 best, then towers", "w4a4-best", ("reconstruction.tower=256",)),
     Line("W4A4 best, inputs half rounded", "w4a4-best", ("reconstruction.dropped=0.5",)),
     Line("W4A4 best, nothing mirrored", "w4a4-best", ("reconstruction.mirror=false",)),
