@@ -115,7 +115,7 @@ def test_latency_comes_from_measured_times_only(run, tmp_path):
 def test_a_transform_and_a_rounding_take_part(save_run):
     path = save_run(recipe="w4a4-best-ptq", bits=None, method=None)
     found = qkit.search(path, "bits=5", choices="4/4,8/8", samples=4)
-    assert (found.recipe.transform.method, found.recipe.rounding.method) == ("best", "gptq")
+    assert (found.recipe.transform.method, found.recipe.rounding.method) == ("best", "adaround")
     assert found.report.run.measured == pytest.approx(found.report.uniform[0].measured, rel=1e-3)
 
 
