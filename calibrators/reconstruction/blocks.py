@@ -81,7 +81,7 @@ class Blocks:
             self._mirrored(rig)
             for rig in bench.rigs("block", self.samples, batch=self.batch, keep=True)
         ]
-        targets = [embeddings(rig) for rig in rigs]
+        targets = [embeddings(rig) if self.tower else [] for rig in rigs]
         found: dict[PointId, RoundedWeight] = {}
         for rig, target, other in zip(rigs, targets, reversed(targets), strict=True):
             if not rig.samples:
@@ -89,7 +89,8 @@ class Blocks:
             learning = _Tower(self, rig, memory, advance)
             with frozen([rig]):
                 found |= learning.blocks()
-                found |= learning.whole(target, torch.cat(other), bench.logit_scale)
+                if self.tower:
+                    found |= learning.whole(target, torch.cat(other), bench.logit_scale)
         return found
 
     def _mirrored(self, rig: Rig) -> Rig:
@@ -127,8 +128,6 @@ class _Tower:
         self, target: Sequence[Tensor], others: Tensor, scale: float
     ) -> dict[PointId, RoundedWeight]:
         """Learn all weights of the tower together."""
-        if not self.options.tower:
-            return {}
         layers = [*self.rig.outside, *(la for stage in self.rig.stages for la in stage.layers)]
         error = TowerError(self.rig, target, others, scale, self.options.distance)
         training = self._training(self.options.tower, 0.0)

@@ -191,8 +191,9 @@ class TensorQuantizer(nn.Module):
     def positions(self, x: Tensor) -> Tensor:
         """Where ``x`` lies on the grid, in steps from the lowest level; unrounded if uniform."""
         z = self.into(self._adjusted(x))
-        grid = self._grid(z)
-        if not isinstance(grid, Grid):
+        if not self.spec.uniform:
+            grid = self._grid(z)
+            assert not isinstance(grid, Grid)  # only uniform specs have one
             return grid.codes(z).to(z.dtype)
         scale, zero_point = self._qparams_of(z)
         return z / scale + (zero_point - self.spec.quant_min)
