@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qkit.clip.loading import DEMO
+from qkit.data import join_sources
 from qkit.pipeline.defaults import CALIBRATION, EVALUATION
 
 TESTBED = Path(__file__).resolve().parents[2] / "shared" / "testbed"
@@ -32,19 +33,15 @@ class Bed:
     titles: tuple[str, ...]
 
 
+MODEL = f"local-dir:{TESTBED / 'vit-tiny-lit'}"
+PAIRS = f"captions:{TESTBED / 'flickr8k/calib.csv'}"
+OBJECTS = f"classes:{TESTBED / 'tiny-imagenet/train'}"
+SCORED = (f"classes:{TESTBED / 'imagenet-sample'}", f"captions:{TESTBED / 'flickr8k/test.csv'}")
+SCORED_TITLES = ("ImageNet-sample", "Flickr8k")
+
 BEDS = {
-    "demo": Bed(
-        "demo",
-        DEMO,
-        CALIBRATION,
-        EVALUATION,
-        ("labelled", "unseen", "pairs"),
-    ),
-    "testbed": Bed(
-        "testbed",
-        f"local-dir:{TESTBED / 'vit-tiny-lit'}",
-        f"captions:{TESTBED / 'flickr8k/calib.csv'}",
-        (f"classes:{TESTBED / 'imagenet-sample'}", f"captions:{TESTBED / 'flickr8k/test.csv'}"),
-        ("ImageNet-sample", "Flickr8k"),
-    ),
+    "demo": Bed("demo", DEMO, CALIBRATION, EVALUATION, ("labelled", "unseen", "pairs")),
+    "testbed": Bed("testbed", MODEL, PAIRS, SCORED, SCORED_TITLES),
+    # half scenes with captions, half objects: as varied as what is evaluated
+    "varied": Bed("varied", MODEL, join_sources([PAIRS, OBJECTS]), SCORED, SCORED_TITLES),
 }

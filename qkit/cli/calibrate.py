@@ -17,7 +17,10 @@ from qkit.errors import RecipeError
 MODEL_HELP = (
     "open_clip model: NAME:TAG, NAME:FILE, NAME:random, local-dir:DIR, hf-hub:ORG/REPO, or demo."
 )
-DATA_HELP = "Calibration data: captions:CSV, classes:DIR, images:DIR or demo:calib."
+DATA_HELP = (
+    "Calibration data: captions:CSV, classes:DIR, images:DIR or demo:calib; repeatable, each then "
+    "gives its share."
+)
 SHOWN = 5  # layers in the table that follows a calibration
 EVAL_HELP = "Compare float and quantized on classes:DIR, captions:CSV or demo:PART; repeatable."
 
@@ -25,7 +28,7 @@ EVAL_HELP = "Compare float and quantized on classes:DIR, captions:CSV or demo:PA
 @reported
 def calibrate(
     model: Annotated[str | None, typer.Option("--model", "-m", help=MODEL_HELP)] = None,
-    data: Annotated[str | None, typer.Option("--data", "-d", help=DATA_HELP)] = None,
+    data: Annotated[list[str] | None, typer.Option("--data", "-d", help=DATA_HELP)] = None,
     bits: Annotated[int | None, typer.Option(help="Bits of weights and activations, 2-8.")] = None,
     method: Annotated[str | None, typer.Option(help="Calibrator, see `qkit calibrators`.")] = None,
     recipe: Annotated[str | None, typer.Option("--recipe", "-r", help="Name or TOML file.")] = None,
@@ -57,6 +60,7 @@ def calibrate(
     """
     from qkit.artifact.checkpoints import drop_checkpoints
     from qkit.artifact.folder import check_target, read_run
+    from qkit.data.source import join_sources
     from qkit.pipeline.calibrate import calibrate as run
     from qkit.recipe.overrides import Overrides
     from qkit.report.model import ModelReport
@@ -81,7 +85,7 @@ def calibrate(
     with progress_bars() as progress, _kept(partial):
         result = run(
             model,
-            data,
+            join_sources(data) if data else None,
             recipe=recipe,
             overrides=flags,
             evaluate=evaluate or [],

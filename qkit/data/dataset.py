@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -19,7 +19,9 @@ from qkit.data.source import Kind, Source
 from qkit.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+T = TypeVar("T")
 
 READERS: dict[Kind, Callable[[Source], Dataset]] = {
     Kind.CLASSES: read_classes,
@@ -36,6 +38,27 @@ def open_dataset(source: Source) -> Dataset:
         DataError: the files are missing, unreadable or not laid out as the kind demands.
     """
     return READERS[source.kind](source)
+
+
+def in_turns(lists: Sequence[Sequence[T]]) -> list[T]:
+    """All items in one list: the first of each, then the second, as long as they last."""
+    placed = [(index, item) for items in lists for index, item in enumerate(items)]
+    return [item for _, item in sorted(placed, key=lambda pair: pair[0])]
+
+
+def join_datasets(datasets: Sequence[Dataset]) -> Dataset:
+    """Datasets as one, in turns; classes keep their names, and labels are counted on."""
+    parts: list[list[Sample]] = []
+    names: list[str] = []
+    for dataset in datasets:
+        first = len(names)
+        names += dataset.classnames
+        parts.append([_moved(sample, first) for sample in dataset.samples])
+    return Dataset(datasets[0].source, tuple(in_turns(parts)), tuple(names))
+
+
+def _moved(sample: Sample, first: int) -> Sample:
+    return sample if sample.label is None else replace(sample, label=sample.label + first)
 
 
 def draw(dataset: Dataset, count: int, seed: int) -> Dataset:

@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The qkit authors
-"""Where data lie and how they are laid out, written as ``kind:path``."""
+"""Where data lie and how they are laid out, written as ``kind:path``, several with `` + ``."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qkit.data.files import is_file, is_folder
 from qkit.errors import DataError, choices, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Kind(StrEnum):
@@ -36,6 +41,25 @@ class Source:
 
     def __str__(self) -> str:
         return f"{self.kind.value}:{self.path}"
+
+
+def split_sources(text: str) -> tuple[str, ...]:
+    """The sources that ``text`` names: ``captions:a.csv + classes:b`` are two.
+
+    Raises:
+        DataError: one is named twice.
+    """
+    found = tuple(re.split(rf" \+ (?=(?:{'|'.join(Kind)}):)", text))
+    for source in found:
+        if found.count(source) > 1:
+            message = f"data source {source!r} is named twice. Name each once."
+            raise DataError(message)
+    return found
+
+
+def join_sources(sources: Sequence[str]) -> str:
+    """One text that names all ``sources``."""
+    return " + ".join(sources)
 
 
 def parse_source(text: str) -> Source:

@@ -106,7 +106,8 @@ def calibrate(
         model: open_clip name ("ViT-B-32:openai", "local-dir:FOLDER"), the result of
             ``qkit.load_model``, or an open_clip model; one given as an object is copied. Without
             model and data, the demo model is calibrated and evaluated on the demo data.
-        data: "captions:CSV", "classes:DIR", "images:DIR" or "demo:PART".
+        data: "captions:CSV", "classes:DIR", "images:DIR" or "demo:PART"; several, of which each
+            gives its share of the samples, with " + " between them.
         recipe: name, TOML file or object; all layers at 8 bits with ``mse`` by default.
         bits: bits of weights and activations; attention operands keep the recipe's (8).
         method: calibrator, see ``qkit calibrators``.

@@ -13,7 +13,18 @@ import numpy as np
 from qkit.calibration.observe import Batch
 from qkit.clip.model import ClipModel
 from qkit.clip.zero_shot import sample_prompts
-from qkit.data import Dataset, dataset_digest, draw, image_batches, open_dataset, parse_source
+from qkit.data import (
+    Dataset,
+    dataset_digest,
+    draw,
+    image_batches,
+    in_turns,
+    join_datasets,
+    open_dataset,
+    parse_source,
+    split_sources,
+)
+from qkit.errors import DataError
 
 
 @dataclass(slots=True)
@@ -35,9 +46,10 @@ class CalibrationData:
     """The drawn calibration samples, read anew at every pass.
 
     Attributes:
-        source: as the user named it.
+        source: as the user named it; of several, one string.
         dataset: the drawn samples.
         texts: one text for each of them.
+        texts_from: where the texts come from.
         skip_bad: leave unreadable images out instead of stopping.
         skipped: those left out so far.
     """
@@ -45,6 +57,7 @@ class CalibrationData:
     source: str
     dataset: Dataset
     texts: tuple[str, ...]
+    texts_from: str
     skip_bad: bool
     skipped: Skipped
 
@@ -81,7 +94,7 @@ class CalibrationData:
             "source": self.source,
             "images": len(self.dataset),
             "texts": len(self.texts),
-            "texts_from": TEXTS_FROM[self.dataset.task],
+            "texts_from": self.texts_from,
             "skipped": [{"file": name, "reason": reason} for name, reason in self.skipped.files],
             "digest": dataset_digest(self.dataset),
         }
@@ -97,11 +110,24 @@ TEXTS_FROM = {
 def open_calibration(source: str, samples: int, seed: int, *, skip_bad: bool) -> CalibrationData:
     """Open ``source`` and draw ``samples`` images with one text each.
 
+    Of several sources (see ``split_sources``) each gives an equal share, in turns.
+
     Raises:
-        DataError: see ``qkit.data``.
+        DataError: see ``qkit.data``; or there are more sources than samples.
     """
-    drawn = draw(open_dataset(parse_source(source)), samples, seed)
-    return CalibrationData(source, drawn, _texts(drawn, seed), skip_bad, Skipped())
+    sources = split_sources(source)
+    if samples < len(sources):
+        message = f"{samples} samples cannot come from {len(sources)} sources. Draw more."
+        raise DataError(message)
+    shares = [samples // len(sources) + (i < samples % len(sources)) for i in range(len(sources))]
+    drawn = [
+        draw(open_dataset(parse_source(one)), share, seed)
+        for one, share in zip(sources, shares, strict=True)
+    ]
+    texts = tuple(in_turns([_texts(part, seed) for part in drawn]))
+    texts_from = "; ".join(dict.fromkeys(TEXTS_FROM[part.task] for part in drawn))
+    dataset = drawn[0] if len(drawn) == 1 else join_datasets(drawn)
+    return CalibrationData(source, dataset, texts, texts_from, skip_bad, Skipped())
 
 
 def _texts(dataset: Dataset, seed: int) -> tuple[str, ...]:

@@ -147,3 +147,15 @@ def test_doctor_finds_nothing_wrong(qkit):
     assert result.exit_code == 0, result.output
     assert "bit for bit" in result.stdout
     assert "no " not in [line[:3] for line in result.stdout.splitlines()]
+
+
+def test_several_data_share_the_samples_and_stay_in_the_run(qkit, calibrate_args, shapes, tmp_path):
+    out = tmp_path / "run"
+    more = f"classes:{shapes / 'classes'}"
+    result = qkit(*calibrate_args, f"--data={more}", "--method=minmax", f"--out={out}")
+    assert result.exit_code == 0, result.output
+    calibration = json.loads((out / "report.json").read_text())["calibration"]
+    assert calibration["source"] == f"captions:{shapes / 'captions.csv'} + {more}"
+    assert calibration["images"] == calibration["texts"] == 6
+    analysed = qkit("report", out, "--parts")  # opens the same pairs again
+    assert analysed.exit_code == 0, analysed.output

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qkit.data.dataset import Dataset, Sample, draw, open_dataset
+from qkit.data.dataset import Dataset, Sample, draw, in_turns, join_datasets, open_dataset
 from qkit.data.source import Kind, Source
 from qkit.errors import DataError
 
@@ -73,3 +73,22 @@ def test_draw_of_less_than_one(count):
 def test_draw_with_negative_seed():
     with pytest.raises(DataError, match=r"cannot draw with seed -1. Use 0 or more"):
         draw(numbered(3), 1, seed=-1)
+
+
+@given(st.lists(st.lists(st.integers(), max_size=8), min_size=1, max_size=4))
+def test_turns_keep_every_item_and_each_lists_order(lists):
+    tagged = [[(which, item) for item in items] for which, items in enumerate(lists)]
+    mixed = in_turns(tagged)
+    assert [[pair for pair in mixed if pair[0] == which] for which in range(len(lists))] == tagged
+    shortest = min(map(len, lists))
+    assert [which for which, _ in mixed[: shortest * len(lists)]] == [*range(len(lists))] * shortest
+
+
+def test_joined_datasets_keep_the_class_of_every_sample():
+    first, second = numbered(3), numbered(2)
+    joined = join_datasets([first, second])
+    assert len(joined) == 5
+    assert [joined.classnames[s.label] for s in joined.samples] == [
+        f"class {index}" for index in (0, 0, 1, 1, 2)
+    ]
+    assert [s.label for s in joined.samples] == [0, 3, 1, 4, 2]

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The qkit authors
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from qkit.data.source import Kind, Source, parse_source
+from qkit.data.source import Kind, Source, join_sources, parse_source, split_sources
 from qkit.errors import DataError
 
 
@@ -64,3 +66,15 @@ def test_folder_kinds_refuse_a_file(tmp_path, kind):
     file.touch()
     with pytest.raises(DataError, match=f"a.csv' is a file, but {kind} needs a folder"):
         parse_source(f"{kind}:{file}")
+
+
+@given(
+    st.lists(st.sampled_from(list(Kind)).map(lambda k: f"{k}:a + b:{k}"), unique=True, min_size=1)
+)
+def test_sources_joined_are_split_again(sources):
+    assert split_sources(join_sources(sources)) == tuple(sources)
+
+
+def test_a_source_is_named_once():
+    with pytest.raises(DataError, match=r"'demo:calib' is named twice\. Name each once"):
+        split_sources("demo:calib + images:a + demo:calib")

@@ -9,6 +9,8 @@ import torch
 
 import qkit
 from qkit.artifact.tensors import to_tensors
+from qkit.data import join_sources
+from qkit.errors import DataError
 from qkit.pipeline.evaluate import Evaluator
 from qkit.pipeline.inputs import open_calibration
 from qkit.pipeline.measure import Findings
@@ -144,6 +146,29 @@ def test_texts_of_every_kind_of_data(tiny, shapes, source, texts_from):
     batches = list(data.batches(tiny, 2))
     assert sum(len(batch.images) for batch in batches) == 5
     assert sum(len(batch.texts) for batch in batches) == 5
+
+
+def test_several_sources_give_their_shares_in_turns(tiny, shapes):
+    sources = [f"captions:{shapes}/captions.csv", f"classes:{shapes}/classes"]
+    data = open_calibration(join_sources(sources), 7, 0, skip_bad=False)
+    parts = [
+        open_calibration(s, n, 0, skip_bad=False) for s, n in zip(sources, (4, 3), strict=True)
+    ]
+    assert data.dataset.samples[::2] == parts[0].dataset.samples
+    assert [s.image for s in data.dataset.samples[1::2]] == [
+        s.image for s in parts[1].dataset.samples
+    ]
+    assert data.texts[::2] == parts[0].texts
+    assert data.texts[1::2] == parts[1].texts
+    assert all(part.texts_from in data.texts_from for part in parts)
+    smaller = open_calibration(join_sources(sources), 4, 0, skip_bad=False)
+    assert smaller.dataset.samples == data.dataset.samples[:4]
+
+
+def test_more_sources_than_samples_are_refused(shapes):
+    sources = f"captions:{shapes}/captions.csv + classes:{shapes}/classes"
+    with pytest.raises(DataError, match="1 samples cannot come from 2 sources"):
+        open_calibration(sources, 1, 0, skip_bad=False)
 
 
 def test_class_embeddings_are_made_once(result, shapes, monkeypatch):
