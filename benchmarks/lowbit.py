@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: The qkit authors
 """Accuracy of the best recipes at few bits, and what each of their ingredients is worth.
 
-    python benchmarks/lowbit.py --on testbed --jobs 2
+    python benchmarks/lowbit.py --on varied --jobs 2
 
 Results are kept as they come, one file a recipe and draw, so an interrupted run goes on where it
 stopped; the table shows what is there, with the number of draws. ``--only TEXT`` does the lines
@@ -45,11 +45,13 @@ class Line:
         title: what the table calls it.
         recipe: where it starts from.
         changes: what is different, see ``heldout.changed``.
+        bed: on which other bed it is calibrated; empty for the one of the table.
     """
 
     title: str
     recipe: str
     changes: tuple[str, ...] = ()
+    bed: str = ""
 
     @property
     def file(self) -> str:
@@ -61,6 +63,11 @@ READY = tuple(
     Line(f"{bits} {kind}", f"{bits.lower()}-{kind}")
     for bits in ("W4A4", "W4A8", "W6A6", "W8A8")
     for kind in ("fast", "best-ptq", "best")
+)
+SCENES = tuple(
+    Line(f"{bits} {kind}, scenes alone", f"{bits.lower()}-{kind}", bed="testbed")
+    for bits in ("W4A4", "W4A8", "W6A6", "W8A8")
+    for kind in ("best-ptq", "best")
 )
 PLAIN = (NO_TRANSFORM, NO_ROUNDING)
 ABLATION = (
@@ -81,9 +88,9 @@ ABLATION = (
     Line("W4A4 best, uniform weights", "w4a4-best", ('rule.0.weight.grid="uniform"',)),
     Line("W4A4 best, then towers", "w4a4-best", ("reconstruction.tower=256",)),
     Line("W4A4 best, inputs half rounded", "w4a4-best", ("reconstruction.dropped=0.5",)),
-    Line("W4A4 best, nothing mirrored", "w4a4-best", ("reconstruction.mirror=false",)),
+    Line("W4A4 best, no crops", "w4a4-best", ("reconstruction.crops=0",)),
 )
-LINES = (*READY, *ABLATION)
+LINES = (*READY, *SCENES, *ABLATION)
 
 
 def run_unit(bed: Bed, line: Line, seed: int, folder: Path, threads: int) -> None:
@@ -94,6 +101,7 @@ def run_unit(bed: Bed, line: Line, seed: int, folder: Path, threads: int) -> Non
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore", QkitWarning)
     recipe = parse_recipe(changed(load_recipe(line.recipe).to_dict(), list(line.changes)))
+    bed = BEDS[line.bed] if line.bed else bed
     student = prepare(load_model(bed.model), copy=False)
     give_points(student, recipe)
     data = open_calibration(bed.calibration, recipe.samples, seed, skip_bad=False)

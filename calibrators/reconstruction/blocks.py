@@ -12,6 +12,7 @@ from torch import Tensor
 
 from calibrators.reconstruction.objectives import BlockError, TowerError, embeddings
 from calibrators.reconstruction.training import Training
+from calibrators.reconstruction.views import crops
 from qkit.calibration.bench import Bench, Rig
 from qkit.calibration.importance import measure_importance
 from qkit.calibration.learn import frozen
@@ -40,8 +41,8 @@ class Blocks:
         fine: step size of biases, and of the logarithms of scales.
         dropped: share of values of inputs that stay unrounded at random (QDrop), in blocks.
         distance: what 1 - cosine of an embedding counts beside the divergence.
-        mirror: images are learned from as they are and as a mirror shows them.
-        seed: of the batches' order.
+        crops: how many random crops of each image are learned from beside it.
+        seed: of the batches' order, and of the crops.
     """
 
     samples: int = 512
@@ -52,11 +53,12 @@ class Blocks:
     fine: float = 3e-3
     dropped: float = 0.0
     distance: float = 10.0
-    mirror: bool = True
+    crops: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("samples", 1), ("batch", 1), ("iterations", 0), ("tower", 0)):
+        least_of = {"samples": 1, "batch": 1, "iterations": 0, "tower": 0, "crops": 0}
+        for name, least in least_of.items():
             if getattr(self, name) < least:
                 message = f"{name} = {getattr(self, name)} is not possible. Use {least} or more."
                 raise ValueError(message)
@@ -78,7 +80,7 @@ class Blocks:
     ) -> Mapping[PointId, RoundedWeight]:
         """Learned weights of all layers but token tables, by the weight's point."""
         rigs = [
-            self._mirrored(rig)
+            self._with_crops(rig)
             for rig in bench.rigs("block", self.samples, batch=self.batch, keep=True)
         ]
         targets = [embeddings(rig) if self.tower else [] for rig in rigs]
@@ -93,10 +95,12 @@ class Blocks:
                     found |= learning.whole(target, torch.cat(other), bench.logit_scale)
         return found
 
-    def _mirrored(self, rig: Rig) -> Rig:
-        if not self.mirror or rig.tower != "image":
+    def _with_crops(self, rig: Rig) -> Rig:
+        if rig.tower != "image":
             return rig
-        return replace(rig, samples=[*rig.samples, *(x.flip(-1) for x in rig.samples)])
+        generator = torch.Generator().manual_seed(self.seed)
+        more = [crops(batch, generator) for _ in range(self.crops) for batch in rig.samples]
+        return replace(rig, samples=[*rig.samples, *more])
 
 
 @dataclass(frozen=True, slots=True)
