@@ -2,6 +2,7 @@
 # SPDX-FileCopyrightText: The qkit authors
 """Run the command line in this process."""
 
+import shutil
 from collections.abc import Callable
 
 import pytest
@@ -32,9 +33,21 @@ def calibrate_args(tiny_folder, shapes) -> list[str]:
     ]
 
 
+@pytest.fixture(scope="session")
+def saved(save_run):
+    """A run at 4 bits that nobody has analysed."""
+    return save_run()
+
+
+@pytest.fixture
+def run(saved, tmp_path):
+    """A copy of it to write to."""
+    return shutil.copytree(saved, tmp_path / "run")
+
+
 @pytest.fixture
 def show(qkit, run):
-    """Standard output of ``qkit report`` on the module's fixture ``run``, with some flags."""
+    """Standard output of ``qkit report`` on the fixture ``run``, with some flags."""
 
     def show(*flags):
         result = qkit("report", run, *flags)

@@ -18,18 +18,6 @@ from tests.cli.conftest import one_line_error
 ALL = ("--sensitivity", "--parts", "--space", "--samples=3")
 
 
-@pytest.fixture(scope="module")
-def saved(save_run):
-    """A run at 4 bits that nobody has analysed."""
-    return save_run()
-
-
-@pytest.fixture
-def run(saved, tmp_path):
-    """A copy of it to write to."""
-    return shutil.copytree(saved, tmp_path / "run")
-
-
 @pytest.fixture
 def stored(run):
     return lambda: json.loads((run / "report.json").read_text())

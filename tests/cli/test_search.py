@@ -4,7 +4,6 @@
 
 import json
 import re
-import shutil
 
 import pytest
 
@@ -13,18 +12,6 @@ from qkit.recipe import load_recipe
 from tests.cli.conftest import one_line_error
 
 QUICK = ("--choices=4/8,8/8", "--samples=4")
-
-
-@pytest.fixture(scope="module")
-def saved(save_run):
-    """A run at 4 bits."""
-    return save_run()
-
-
-@pytest.fixture
-def run(saved, tmp_path):
-    """A copy of it to write to."""
-    return shutil.copytree(saved, tmp_path / "run")
 
 
 def test_from_a_run_to_a_calibrated_model(qkit, run, calibrate_args, tmp_path):
