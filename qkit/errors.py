@@ -38,6 +38,10 @@ class SearchError(QkitError):
     """A search for mixed precision asks for something unknown, or for less than is possible."""
 
 
+class TrainingError(QkitError):
+    """A fine-tuning asks for something impossible, or its loss is no number any more."""
+
+
 class QkitWarning(UserWarning):
     """Something that is allowed but probably not meant."""
 

@@ -39,19 +39,19 @@ class RunFolder:
     manifest: Mapping[str, Any]
     report: Mapping[str, Any]
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Read the model's tensors after checking them against the manifest.
+    def tensors(self, name: str = MODEL) -> dict[str, Tensor]:
+        """Read the model's tensors, or another file's, after checking them against the manifest.
 
         Raises:
             ArtifactError: the file is missing or not the one that was written.
         """
-        file = self.path / MODEL
+        file = self.path / name
         try:
-            if _sha256(file) != self.manifest["files"][MODEL]["sha256"]:
-                raise ArtifactError(_damaged(self.path, f"{MODEL} differs from what was written"))
+            if _sha256(file) != self.manifest["files"][name]["sha256"]:
+                raise ArtifactError(_damaged(self.path, f"{name} differs from what was written"))
             return load_file(file)
         except (OSError, SafetensorError, KeyError, TypeError) as error:
-            raise ArtifactError(_damaged(self.path, f"{MODEL} cannot be read: {error}")) from error
+            raise ArtifactError(_damaged(self.path, f"{name} cannot be read: {error}")) from error
 
 
 def check_target(path: Path, overwrite: bool) -> None:
@@ -84,10 +84,19 @@ def write_run(
     report: Mapping[str, Any],
     *,
     overwrite: bool = False,
+    beside: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> None:
     """Write a run folder beside its place and move it there when it is complete.
 
     Whatever interrupts this (a full disk, Ctrl-C) leaves ``path`` as it was.
+
+    Args:
+        path: where.
+        tensors: of the model.
+        manifest: how it was made.
+        report: what was measured.
+        overwrite: replace a run folder that is there.
+        beside: more files of tensors, by name.
 
     Raises:
         ArtifactError: see ``check_target``, or the disk refused.
@@ -97,7 +106,7 @@ def write_run(
     parent = path.absolute().parent
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=parent))
     try:
-        _write_files(partial, tensors, manifest, report)
+        _write_files(partial, {MODEL: tensors, **(beside or {})}, manifest, report)
         _move_into_place(partial, path)
     except (OSError, SafetensorError) as error:
         message = (
@@ -114,15 +123,17 @@ def write_run(
 
 def _write_files(
     folder: Path,
-    tensors: Mapping[str, Tensor],
+    contents: Mapping[str, Mapping[str, Tensor]],
     manifest: Mapping[str, Any],
     report: Mapping[str, Any],
 ) -> None:
     folder.chmod(0o755)
-    model = folder / MODEL
-    save_file({name: t.contiguous() for name, t in tensors.items()}, model)
-    size = model.stat().st_size
-    files = {MODEL: {"sha256": _sha256(model), "bytes": size}}
+    files: dict[str, dict[str, Any]] = {}
+    for name, tensors in contents.items():
+        path = folder / name
+        save_file({key: t.contiguous() for key, t in tensors.items()}, path)
+        files[name] = {"sha256": _sha256(path), "bytes": path.stat().st_size}
+    size = sum(file["bytes"] for file in files.values())
     full_report = {**report, "size": {**report.get("size", {}), "quantized_bytes": size}}
     _write_json(folder / MANIFEST, {"format": FORMAT, **manifest, "files": files})
     _write_json(folder / REPORT, full_report)

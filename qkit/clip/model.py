@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from qkit.clip.prompt import LearnedPrompt
 from qkit.clip.text import cut_padding
 from qkit.errors import ModelError
 
@@ -50,6 +51,7 @@ class ClipModel:
         tokenizer: texts to token numbers ``(N, context)``.
         preprocess: image to pixels ``(3, H, W)``, as at test time.
         config: open_clip's ``model_cfg`` and ``preprocess_cfg``, enough to build it again.
+        prompt: context vectors to encode texts with, in place of templates; None for none.
     """
 
     spec: str
@@ -57,6 +59,7 @@ class ClipModel:
     tokenizer: Callable[[list[str]], Tensor]
     preprocess: Callable[[Image.Image], Tensor]
     config: Mapping[str, Any]
+    prompt: LearnedPrompt | None = None
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token numbers on the model's device, ``(N, longest text)`` where the tower allows it."""

@@ -27,11 +27,7 @@ class ShortTextCLIP(CLIP):  # type: ignore[misc]
         dtype = self.transformer.get_cast_dtype()
         x = self.token_embedding(text).to(dtype) + self.positional_embedding[:length].to(dtype)
         x = self.ln_final(self.transformer(x, attn_mask=_cut_mask(self.attn_mask, length)))
-        pooled = text_global_pool(x, text, self.text_pool_type, self.text_eos_id)
-        projection = self.text_projection
-        if projection is not None:
-            linear = isinstance(projection, nn.Linear)
-            pooled = projection(pooled) if linear else pooled @ projection
+        pooled = project(self, text_global_pool(x, text, self.text_pool_type, self.text_eos_id))
         return F.normalize(pooled, dim=-1) if normalize else pooled
 
 
@@ -66,13 +62,28 @@ def cut_padding(model: nn.Module, tokens: Tensor) -> Tensor:
         model: as ``accept_short_texts`` left it.
         tokens: token numbers ``(N, context)``.
     """
-    ends = _ends(model, tokens)
+    ends = text_ends(model, tokens)
     return tokens if ends is None else tokens[:, : int(ends.max()) + 1]
 
 
-def _ends(model: Any, tokens: Tensor) -> Tensor | None:
+def text_tower(model: Any) -> Any:
+    """The module that holds the token table, the transformer and the projection."""
+    return getattr(model, "text", model)
+
+
+def project(tower: Any, pooled: Tensor) -> Tensor:
+    """Pooled ``(N, width)`` to features ``(N, dim)``, by whatever projection the tower has."""
+    projection = tower.text_projection
+    if projection is None:
+        return pooled
+    linear = isinstance(projection, nn.Linear)
+    found: Tensor = projection(pooled) if linear else pooled @ projection
+    return found
+
+
+def text_ends(model: nn.Module, tokens: Tensor) -> Tensor | None:
     """Where each text ends, ``(N,)``; None if the tower may look beyond."""
-    tower = getattr(model, "text", model)
+    tower = text_tower(model)
     if isinstance(tower, ShortTextCLIP):
         pool, end = tower.text_pool_type, tower.text_eos_id
     elif isinstance(tower, ShortTextTransformer) and tower.cls_emb is None:

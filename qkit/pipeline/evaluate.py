@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +14,14 @@ from torch import Tensor
 
 from qkit.calibration.observe import set_mode
 from qkit.clip.model import ClipModel, logit_scale
+from qkit.clip.prompt import LearnedPrompt
+from qkit.clip.prompting import encode_prompted
 from qkit.clip.zero_shot import TEXT_BATCH, class_embeddings, templates
 from qkit.data import Dataset, Sample, image_batches, open_dataset, parse_source
 from qkit.errors import DataError
 from qkit.nn.tensor_quantizer import Mode
 from qkit.pipeline.inputs import Skipped
-from qkit.progress import Progress, Silent
+from qkit.progress import Advance, Progress, Silent
 from qkit.report.classes import worst_classes
 from qkit.report.evaluation import ClassReport, Metric
 from qkit.report.metrics import classification, retrieval, top_agreement
@@ -29,13 +31,41 @@ Pair = dict[Mode, Tensor]
 """The same thing of the float model (OFF) and of the quantized one (QUANTIZE)."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedImages:
+    """The images of a dataset as both models see them.
+
+    Attributes:
+        dataset: whose.
+        features: ``(N, dim)`` as the image tower gives them, not normalised.
+        kept: the N samples; unreadable ones are left out.
+        skipped: those.
+    """
+
+    dataset: Dataset
+    features: Pair
+    kept: tuple[Sample, ...]
+    skipped: Skipped
+
+
+class Scored(NamedTuple):
+    """One evaluation, and the mean cosine of images and their own texts by mode, -1 to 1."""
+
+    metric: Metric
+    matching: Mapping[Mode, float]
+
+
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What came out on one dataset: figures, score tables and text features by mode, labels."""
+    """What came out on one dataset, by mode, and the labels.
+
+    Figures, score tables, text features and the mean cosine of what belongs together.
+    """
 
     figures: Mapping[Mode, Any]
     scores: Mapping[Mode, list[Tensor]]
     texts: Pair
+    matching: Mapping[Mode, float]
     labels: Tensor | None
 
 
@@ -68,42 +98,74 @@ class Evaluator:
         """
         return self.run_on(open_evaluation(source))
 
-    @torch.no_grad()
     def run_on(self, dataset: Dataset) -> Metric:
         """Evaluate on an open dataset."""
+        return self.score(self.encode(dataset)).metric
+
+    @torch.no_grad()
+    def encode(self, dataset: Dataset) -> EncodedImages:
+        """Run the images of a dataset through the image tower, in every mode."""
+        model: Any = self.clip.model
         skipped = Skipped()
-        images, kept = self._images(dataset, skipped)
+        batches = image_batches(
+            dataset.samples,
+            self.clip.preprocess,
+            self.batch_size,
+            skip_bad=self.skip_bad,
+            on_skip=skipped.add,
+        )
+        kept: list[Sample] = []
+        parts: list[Pair] = []
+        with self.progress.phase(
+            f"encode images of {dataset.source.path.name}", len(dataset)
+        ) as advance:
+            for batch in batches:
+                pixels = batch.pixels.to(next(model.parameters()).device)
+                parts.append({m: _raw(model.encode_image(pixels)) for m in self._each_mode()})
+                kept += batch.samples
+                advance(len(pixels), **_agreement(parts[-1]))
+        return EncodedImages(dataset, _join(parts), tuple(kept), skipped)
+
+    @torch.no_grad()
+    def score(self, encoded: EncodedImages) -> Scored:
+        """Evaluate on images that are encoded already; each may have its own adapter by then."""
+        dataset, kept = encoded.dataset, encoded.kept
+        images = {m: F.normalize(encoded.features[m], dim=-1) for m in self.modes}
         if dataset.task == "classification":
             found = self._classify(dataset, images, kept)
         else:
             found = self._retrieve(images, kept)
         scores, both = found.scores, Mode.OFF in self.modes
-        return Metric(
+        metric = Metric(
             data=str(dataset.source),
             task=dataset.task,
             float=found.figures[Mode.OFF] if both else None,
             quantized=found.figures[Mode.QUANTIZE],
             agreement=top_agreement(scores[Mode.OFF], scores[Mode.QUANTIZE]) if both else None,
             samples=len(kept),
-            skipped=len(skipped.files),
+            skipped=len(encoded.skipped.files),
             space=self._space(images, found) if both else None,
             worst_classes=self._worst_classes(dataset, found, kept) if both else (),
         )
+        return Scored(metric, found.matching)
 
     def _classify(self, dataset: Dataset, images: Pair, kept: Sequence[Sample]) -> _Found:
         labels = torch.tensor([sample.label for sample in kept])
-        classes = self._class_embeddings(dataset.classnames)
+        classes = self.class_texts(dataset.classnames)
         figures = {m: classification(images[m], classes[m], labels) for m in self.modes}
         scores = {m: [images[m] @ classes[m].T] for m in self.modes}
-        return _Found(figures, scores, classes, labels)
+        own = {m: float((images[m] * classes[m][labels]).sum(-1).mean()) for m in self.modes}
+        return _Found(figures, scores, classes, own, labels)
 
     def _retrieve(self, images: Pair, kept: Sequence[Sample]) -> _Found:
         captions = [text for sample in kept for text in sample.texts]
         owner = torch.tensor([i for i, sample in enumerate(kept) for _ in sample.texts])
-        texts = self._texts(captions)
+        texts = self.caption_texts(captions)
         figures = {m: retrieval(images[m], texts[m], owner) for m in self.modes}
         tables = {m: images[m] @ texts[m].T for m in self.modes}
-        return _Found(figures, {m: [table, table.T] for m, table in tables.items()}, texts, None)
+        scores = {m: [table, table.T] for m, table in tables.items()}
+        own = {m: float((images[m][owner] * texts[m]).sum(-1).mean()) for m in self.modes}
+        return _Found(figures, scores, texts, own, None)
 
     def _space(self, images: Pair, found: _Found) -> Space:
         before, after = (
@@ -121,47 +183,48 @@ class Evaluator:
         places = [place[id(sample)] for sample in kept]
         return worst_classes(before, after, found.labels, dataset.classnames, places)
 
-    def _images(self, dataset: Dataset, skipped: Skipped) -> tuple[Pair, list[Sample]]:
-        model: Any = self.clip.model
-        batches = image_batches(
-            dataset.samples,
-            self.clip.preprocess,
-            self.batch_size,
-            skip_bad=self.skip_bad,
-            on_skip=skipped.add,
-        )
-        kept: list[Sample] = []
-        parts: list[Pair] = []
-        with self.progress.phase(
-            f"encode images of {dataset.source.path.name}", len(dataset)
-        ) as advance:
-            for batch in batches:
-                pixels = batch.pixels.to(next(model.parameters()).device)
-                parts.append({m: _unit(model.encode_image(pixels)) for m in self._each_mode()})
-                kept += batch.samples
-                advance(len(pixels), **_agreement(parts[-1]))
-        return _join(parts), kept
-
-    def _texts(self, texts: Sequence[str]) -> Pair:
-        model: Any = self.clip.model
+    @torch.no_grad()
+    def caption_texts(self, texts: Sequence[str]) -> Pair:
+        """Normalised features ``(texts, dim)`` of captions."""
         parts: list[Pair] = []
         with self.progress.phase("encode captions", len(texts)) as advance:
             for start in range(0, len(texts), TEXT_BATCH):
-                tokens = self.clip.tokenize(texts[start : start + TEXT_BATCH])
-                parts.append({m: _unit(model.encode_text(tokens)) for m in self._each_mode()})
-                advance(len(tokens), **_agreement(parts[-1]))
+                some = texts[start : start + TEXT_BATCH]
+                parts.append({m: self._encode_captions(some, m) for m in self._each_mode()})
+                advance(len(some), **_agreement(parts[-1]))
         return _join(parts)
 
-    def _class_embeddings(self, classnames: tuple[str, ...]) -> Pair:
+    def _encode_captions(self, texts: Sequence[str], mode: Mode) -> Tensor:
+        prompt = self._prompt(mode, captions=True)
+        if prompt is not None:
+            return encode_prompted(self.clip, prompt, texts).cpu()
+        model: Any = self.clip.model
+        return _unit(model.encode_text(self.clip.tokenize(texts)))
+
+    def _prompt(self, mode: Mode, *, captions: bool) -> LearnedPrompt | None:
+        """The learned prompt, where one was learned on such texts; the float model has none."""
+        prompt = self.clip.prompt if mode is Mode.QUANTIZE else None
+        return prompt if prompt is not None and prompt.captions == captions else None
+
+    @torch.no_grad()
+    def class_texts(self, classnames: tuple[str, ...]) -> Pair:
+        """Normalised embeddings ``(classes, dim)`` of classes, made once."""
         if classnames not in self._classes:
-            prompts = templates(self.template_count)
-            total = len(classnames) * len(prompts) * len(self.modes)
+            total = len(classnames) * self.template_count * len(self.modes)
             with self.progress.phase("encode class prompts", total) as advance:
                 self._classes[classnames] = {
-                    m: class_embeddings(self.clip, classnames, prompts, advance).cpu()
-                    for m in self._each_mode()
+                    m: self._encode_classes(classnames, m, advance).cpu() for m in self._each_mode()
                 }
         return self._classes[classnames]
+
+    def _encode_classes(self, classnames: Sequence[str], mode: Mode, advance: Advance) -> Tensor:
+        prompt = self._prompt(mode, captions=False)
+        if prompt is None:
+            forms = templates(self.template_count)
+            return class_embeddings(self.clip, classnames, forms, advance)
+        found = encode_prompted(self.clip, prompt, classnames)
+        advance(len(classnames) * self.template_count)
+        return found
 
     def _each_mode(self) -> Iterator[Mode]:
         """Step through the modes; the model ends quantized, also when a step fails."""
@@ -186,6 +249,10 @@ def open_evaluation(source: str) -> Dataset:
     return dataset
 
 
+def _raw(features: Tensor) -> Tensor:
+    return features.float().cpu()
+
+
 def _unit(features: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=-1).cpu()
 
@@ -194,7 +261,8 @@ def _agreement(features: Pair) -> dict[str, float]:
     """How close float and quantized features of the last batch are, to be shown."""
     if Mode.OFF not in features:
         return {}
-    return {"cosine": float((features[Mode.OFF] * features[Mode.QUANTIZE]).sum(-1).mean())}
+    both = (features[Mode.OFF], features[Mode.QUANTIZE])
+    return {"cosine": float(F.cosine_similarity(*both, dim=-1).mean())}
 
 
 def _join(parts: Sequence[Pair]) -> Pair:

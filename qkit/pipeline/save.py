@@ -21,6 +21,7 @@ from qkit.errors import ArtifactError, QkitError
 from qkit.graph.attach import attach
 from qkit.graph.layers import Layer, list_layers
 from qkit.graph.match import decide
+from qkit.pipeline.finetune.learned import FILE, TABLE, Learned, read_learned
 from qkit.pipeline.student import Student
 from qkit.recipe import Recipe, parse_recipe
 from qkit.report.model import ModelReport
@@ -38,6 +39,7 @@ class Run:
         layers: the model's layers.
         recipe: how it was quantized.
         report: what was measured.
+        learned: the prompt and the adapter of a fine-tuned run, both in use; None for other runs.
     """
 
     folder: RunFolder
@@ -45,6 +47,7 @@ class Run:
     layers: tuple[Layer, ...]
     recipe: Recipe
     report: ModelReport
+    learned: Learned | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -77,7 +80,7 @@ def save_run(
         "recipe": recipe.to_dict(),
         "seed": recipe.seed,
         "data": data,
-        "versions": _versions(),
+        "versions": versions(),
     }
     tensors = to_tensors(student.model, student.layers)
     write_run(path, tensors, manifest, report, overwrite=overwrite)
@@ -102,10 +105,18 @@ def load_run(path: str | Path) -> Run:
         message = f"run folder {path} is damaged: {error}. Calibrate again."
         raise ArtifactError(message) from error
     from_tensors(clip.model, layers, folder.tensors())
-    return Run(folder, clip, layers, recipe, ModelReport.from_dict(folder.report))
+    learned = _load_learned(folder)
+    served = clip if learned is None else learned.applied_to(clip)
+    return Run(folder, served, layers, recipe, ModelReport.from_dict(folder.report), learned)
 
 
-def _versions() -> dict[str, str]:
+def _load_learned(folder: RunFolder) -> Learned | None:
+    table = folder.manifest.get(TABLE)
+    return None if table is None else read_learned(table, folder.tensors(FILE))
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that a result depends on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -31,7 +31,7 @@ class ModelReport:
         metrics: one entry per evaluation, in the order asked for.
         embedding_cosine: mean cosine of float and quantized embeddings, by tower, -1 to 1.
         coverage: share of weights and of multiply-accumulates quantized, and what is not.
-        size: ``float_bytes`` (fp32) and, once written, ``quantized_bytes`` of the model file.
+        size: ``float_bytes`` (fp32) and, once written, ``quantized_bytes`` of all files of tensors.
         timing: seconds by phase.
         calibration: images, texts and skipped files the scales come from; ``measured``: pairs that
             the layers' errors come from.

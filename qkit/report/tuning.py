@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""What a fine-tuning brought."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Share = float  # Gain has a field named float
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """One evaluation of three models: float zero-shot, quantized, and quantized with P4Q.
+
+    Attributes:
+        data: the source.
+        task: "classification" or "retrieval".
+        float: figures of the float model, fractions (see ``report.figures``).
+        quantized: the same of the quantized model.
+        tuned: the same with prompt and adapter.
+        float_cosine: mean cosine of images and their own texts in the float model, -1 to 1.
+        quantized_cosine: the same in the quantized model.
+        tuned_cosine: the same with prompt and adapter.
+    """
+
+    data: str
+    task: str
+    float: Mapping[str, Any]
+    quantized: Mapping[str, Any]
+    tuned: Mapping[str, Any]
+    float_cosine: Share
+    quantized_cosine: Share
+    tuned_cosine: Share
+
+
+@dataclass(frozen=True, slots=True)
+class TuningReport:
+    """A fine-tuning in figures.
+
+    Attributes:
+        images: training images.
+        epochs: passes over them that were done.
+        loss: mean training loss of the last.
+        accuracy: share of right answers in the last, on training data, 0 to 1.
+        added: numbers that were added to the model.
+        share: of the model's own numbers.
+        seconds: spent on the epochs.
+        gains: one an evaluation.
+    """
+
+    images: int
+    epochs: int
+    loss: float
+    accuracy: float
+    added: int
+    share: float
+    seconds: float
+    gains: tuple[Gain, ...]
