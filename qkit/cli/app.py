@@ -12,6 +12,7 @@ from qkit.cli.compare import compare
 from qkit.cli.demo import demo
 from qkit.cli.doctor import doctor
 from qkit.cli.evaluate import evaluate
+from qkit.cli.finetune import finetune
 from qkit.cli.listing import calibrators, recipes, reconstructions, roundings, transforms
 from qkit.cli.report import report
 from qkit.cli.search import search
@@ -30,6 +31,7 @@ app.command()(report)
 app.command()(compare)
 app.command()(evaluate)
 app.command()(search)
+app.add_typer(finetune, name="finetune")
 app.command()(calibrators)
 app.command()(transforms)
 app.command()(roundings)

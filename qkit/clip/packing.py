@@ -19,7 +19,7 @@ from torch import Tensor
 from qkit.clip.prompt_layout import PromptLayout
 from qkit.clip.text import project
 
-COLUMNS = 192  # of a sequence: longer ones spend their time on masked pairs
+COLUMNS = 256  # of a sequence: longer ones spend their time on masked pairs
 
 
 class Pack(NamedTuple):

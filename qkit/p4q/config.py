@@ -15,6 +15,7 @@ from qkit.errors import TrainingError, choices, nearest
 TeacherText = Literal["templates", "prompt"]
 TEACHER_TEXTS: tuple[TeacherText, ...] = get_args(TeacherText)
 PROMPT_RATE = 5e-4 / 20  # times the batch size, as the paper's code has it
+MOST_RATE = 1000.0  # beyond, torch itself refuses some
 LEAST_BITS, MOST_BITS = 2, 8
 
 
@@ -159,7 +160,7 @@ def _check_prompt(prompt: PromptConfig | None) -> None:
     _require(prompt.vectors >= 1, "--context", prompt.vectors, "1 or more, or --no-prompt")
     _require_one_of("--position", prompt.position, POSITIONS)
     if prompt.rate is not None:
-        _require(_positive(prompt.rate), "--prompt-rate", prompt.rate, "more than 0")
+        _require_rate("--prompt-rate", prompt.rate)
 
 
 def _check_adapter(adapter: AdapterConfig | None) -> None:
@@ -171,7 +172,11 @@ def _check_adapter(adapter: AdapterConfig | None) -> None:
         _require(LEAST_BITS <= bits <= MOST_BITS, "--adapter-bits", bits, allowed)
     _require(0 < adapter.ratio <= 1, "--ratio", adapter.ratio, "more than 0, at most 1")
     _require(adapter.reduction >= 1, "--reduction", adapter.reduction, "1 or more")
-    _require(_positive(adapter.rate), "--adapter-rate", adapter.rate, "more than 0")
+    _require_rate("--adapter-rate", adapter.rate)
+
+
+def _require_rate(flag: str, value: float) -> None:
+    _require(0 < value <= MOST_RATE, flag, value, f"more than 0, at most {MOST_RATE:g}")
 
 
 def _positive(value: float) -> bool:

@@ -138,7 +138,7 @@ class Trainer:
         loss, accuracy = 0.0, 0.0
         for step, samples in enumerate(torch.from_numpy(order).split(self.config.batch_size)):
             found = self._step(samples, epoch, step, optimizers)
-            advance(1, epoch=epoch + 1, loss=found[0], accuracy=found[1])
+            advance(1, loss=found[0], accuracy=found[1])
             share = len(samples) / len(order)
             loss, accuracy = loss + share * found[0], accuracy + share * found[1]
         self._check_parameters(epoch)

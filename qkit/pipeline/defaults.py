@@ -16,6 +16,7 @@ from qkit.errors import DataError, ModelError
 Model = str | ClipModel | nn.Module
 
 CALIBRATION = "demo:calib"
+TUNING = "demo:tune"
 EVALUATION = ("demo:labelled", "demo:unseen", "demo:pairs")
 
 

@@ -18,7 +18,7 @@ from qkit.data.source import Kind, parse_source
 from qkit.demo.scenes.parts import CLASS_NAMES, Part, item
 from qkit.errors import DataError
 
-SIZES = {"calib": 512, "labelled": 1680, "unseen": 360, "pairs": 1000}
+SIZES = {"calib": 512, "labelled": 1680, "unseen": 360, "pairs": 1000, "tune": 1344}
 LABELLED = ("labelled", "unseen")
 
 
@@ -60,7 +60,7 @@ def test_other_parts_are_refused_in_one_line_with_the_choices(part):
     message = str(caught.value)
     assert repr(part) in message
     assert "\n" not in message
-    assert "demo:PART with one of calib, labelled, unseen, pairs." in message
+    assert "demo:PART with one of calib, labelled, unseen, pairs, tune." in message
 
 
 @pytest.mark.parametrize(("part", "meant"), [("pair", "pairs"), ("labeled", "labelled")])

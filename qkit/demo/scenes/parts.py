@@ -28,6 +28,7 @@ class Part(StrEnum):
     LABELLED: single things of the trained combinations at dusk, to classify among all.
     UNSEEN: single things of the combinations never trained at dusk, to classify among all.
     PAIRS: captioned scenes of all combinations, for retrieval.
+    TUNE: single things of the trained combinations at dusk, 16 of each, to fine-tune on.
     """
 
     SHAPES = "shapes"
@@ -36,6 +37,7 @@ class Part(StrEnum):
     LABELLED = "labelled"
     UNSEEN = "unseen"
     PAIRS = "pairs"
+    TUNE = "tune"  # last: a part's place is in its seed
 
 
 SIZES: dict[Part, int] = {
@@ -43,11 +45,13 @@ SIZES: dict[Part, int] = {
     Part.LABELLED: 20 * len(TRAINED),
     Part.UNSEEN: 30 * len(HELD_OUT),
     Part.PAIRS: 1000,
+    Part.TUNE: 16 * len(TRAINED),
 }
 LABELS: dict[Part, tuple[Combination, ...]] = {
     Part.SHAPES: TRAINED,
     Part.LABELLED: TRAINED,
     Part.UNSEEN: HELD_OUT,
+    Part.TUNE: TRAINED,
 }
 CLASS_NAMES = tuple(class_name(combination) for combination in COMBINATIONS)
 

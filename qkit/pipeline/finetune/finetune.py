@@ -77,7 +77,9 @@ def finetune_p4q(
     served, metrics, gains = compare(clip, tuned.learned, targets, watch)
     seconds = {name: round(value, 3) for name, value in watch.seconds.items()}
     report = _report(tuned, dataset, size, seconds["train"], gains)
-    return FinetuneResult(served, tuned, report, metrics, folder, dataset, seconds)
+    return FinetuneResult(
+        served, tuned, report, metrics, folder, folder.tensors(), dataset, seconds
+    )
 
 
 def _read_untuned(path: Path) -> RunFolder:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from qkit.artifact.folder import MODEL, RunFolder, write_run
 from qkit.clip.model import ClipModel
@@ -32,6 +32,7 @@ class FinetuneResult:
         report: what it brought.
         metrics: evaluations of the float model and of this one.
         source: the run that it was made of.
+        tensors: of that run.
         dataset: the training samples.
         seconds: by phase.
     """
@@ -41,6 +42,7 @@ class FinetuneResult:
     report: TuningReport
     metrics: tuple[Metric, ...]
     source: RunFolder
+    tensors: Mapping[str, Tensor]
     dataset: Dataset
     seconds: Mapping[str, float]
 
@@ -58,7 +60,7 @@ class FinetuneResult:
         manifest = {k: v for k, v in self.source.manifest.items() if k not in ("format", "files")}
         write_run(
             Path(path),
-            self.source.tensors(),
+            self.tensors,
             {**manifest, "versions": versions(), TABLE: self.describe()},
             self._model_report().to_dict(),
             overwrite=overwrite,
