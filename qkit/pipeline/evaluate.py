@@ -259,7 +259,7 @@ def _unit(features: Tensor) -> Tensor:
 
 def _agreement(features: Pair) -> dict[str, float]:
     """How close float and quantized features of the last batch are, to be shown."""
-    if Mode.OFF not in features:
+    if len(features) < 2:
         return {}
     both = (features[Mode.OFF], features[Mode.QUANTIZE])
     return {"cosine": float(F.cosine_similarity(*both, dim=-1).mean())}

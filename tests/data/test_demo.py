@@ -19,7 +19,7 @@ from qkit.demo.scenes.parts import CLASS_NAMES, Part, item
 from qkit.errors import DataError
 
 SIZES = {"calib": 512, "labelled": 1680, "unseen": 360, "pairs": 1000, "tune": 1344}
-LABELLED = ("labelled", "unseen")
+LABELLED = ("labelled", "unseen", "tune")
 
 
 def open_part(part):

@@ -66,7 +66,7 @@ def test_no_two_items_of_a_part_show_the_same_scene(part):
 
 @settings(deadline=None, max_examples=200)
 @given(
-    part=st.sampled_from([Part.SHAPES, Part.TRAIN, Part.CALIB, Part.LABELLED]),
+    part=st.sampled_from([Part.SHAPES, Part.TRAIN, Part.CALIB, Part.LABELLED, Part.TUNE]),
     index=indices,
     seed=seeds,
 )

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from qkit.artifact.checkpoints import open_checkpoints
 from qkit.artifact.folder import MODEL, RunFolder, read_run
 from qkit.calibration.memory import Forgetful, Memory
@@ -63,6 +65,7 @@ def finetune_p4q(
         QkitError: anything the caller can mend, in one line.
     """
     options = config or P4QConfig()
+    place = _device(device)
     watch = Stopwatch(progress or Silent())
     folder = _read_untuned(Path(run))
     dataset = draw_training(open_dataset(parse_source(data)), shots, options.seed)
@@ -70,7 +73,7 @@ def finetune_p4q(
     memory = _memory(checkpoints, folder, dataset, options, resume=resume)
     with watch.phase("load model", None):
         clip = load_teacher(folder, model).clip
-        clip.model.to(device)
+        clip.model.to(place)
     size = sum(p.numel() for p in clip.model.parameters())
     check_targets(clip, dataset, targets, options)
     tuned = _tune(clip, dataset, options, memory, watch, cache, checkpoints)
@@ -80,6 +83,19 @@ def finetune_p4q(
     return FinetuneResult(
         served, tuned, report, metrics, folder, folder.tensors(), dataset, seconds
     )
+
+
+def _device(name: str) -> torch.device:
+    """The device that is called so, if there is one.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # the latter where torch has no CUDA
+        message = f"--device {name} is not at hand. Use cpu, or cuda where torch finds one."
+        raise TrainingError(message) from error
 
 
 def _read_untuned(path: Path) -> RunFolder:
