@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from qkit.clip.model import ClipModel as ClipModel
     from qkit.errors import QkitError as QkitError
     from qkit.errors import QkitWarning as QkitWarning
+    from qkit.p4q.config import P4QConfig as P4QConfig
     from qkit.pipeline.calibrate import CalibrationResult as CalibrationResult
     from qkit.pipeline.calibrate import calibrate as calibrate
     from qkit.pipeline.evaluate import Evaluator as Evaluator
+    from qkit.pipeline.finetune.finetune import finetune_p4q as finetune_p4q
+    from qkit.pipeline.finetune.result import FinetuneResult as FinetuneResult
     from qkit.pipeline.save import Run as Run
     from qkit.pipeline.save import load_run as load
     from qkit.pipeline.search.search import SearchResult as SearchResult
@@ -37,7 +40,9 @@ __all__ = [
     "CalibrationResult",
     "ClipModel",
     "Evaluator",
+    "FinetuneResult",
     "Overrides",
+    "P4QConfig",
     "QkitError",
     "QkitWarning",
     "Recipe",
@@ -56,13 +61,16 @@ _HOMES = {
     "CalibrationResult": "qkit.pipeline.calibrate:CalibrationResult",
     "ClipModel": "qkit.clip.model:ClipModel",
     "Evaluator": "qkit.pipeline.evaluate:Evaluator",
+    "FinetuneResult": "qkit.pipeline.finetune.result:FinetuneResult",
     "Overrides": "qkit.recipe.overrides:Overrides",
+    "P4QConfig": "qkit.p4q.config:P4QConfig",
     "QkitError": "qkit.errors:QkitError",
     "QkitWarning": "qkit.errors:QkitWarning",
     "Recipe": "qkit.recipe:Recipe",
     "Run": "qkit.pipeline.save:Run",
     "SearchResult": "qkit.pipeline.search.search:SearchResult",
     "calibrate": "qkit.pipeline.calibrate:calibrate",
+    "finetune_p4q": "qkit.pipeline.finetune.finetune:finetune_p4q",
     "list_calibrators": "qkit.calibration.registry:list_calibrators",
     "list_recipes": "qkit.recipe:list_recipes",
     "load": "qkit.pipeline.save:load_run",

@@ -95,6 +95,7 @@ def report(
         print_partition(whole, stdout(), found)
     elif html is None:
         _print(whole, found, None if show_all else top, None if wanted.any else sort)
+        _print_tuning(run)
 
 
 def _check_use(wanted: Wanted) -> None:
@@ -137,3 +138,15 @@ def _print(whole: ModelReport, found: list[LayerReport], top: int | None, sort: 
     else:
         print_report(whole, console, found[:top], sort)
     print_analyses(whole, console, found, top)
+
+
+def _print_tuning(run: Path) -> None:
+    """What a fine-tuning brought, where there was one."""
+    from qkit.artifact.folder import read_run
+    from qkit.report.terminal.tuning import print_tuning
+    from qkit.report.tuning import read_tuning
+
+    tuning = read_tuning(read_run(run).manifest)
+    if tuning is not None:
+        stdout().print()
+        print_tuning(tuning, stdout())

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from qkit.errors import ArtifactError, DataError
 from qkit.graph.partial import Chosen
 from qkit.nn.attention import OPERANDS
 from qkit.pipeline.evaluate import Evaluator, open_evaluation
+from qkit.pipeline.finetune.learned import stored_learned
 from qkit.pipeline.inputs import CalibrationData, open_calibration
 from qkit.pipeline.probe import Prober, everything
 from qkit.pipeline.sensitivity import measure_layers
@@ -189,7 +191,9 @@ class _Analysis:
         if self.wanted.data is None:
             return self.prober.whole()
         dataset = open_evaluation(self.wanted.data)
-        space = Evaluator(self.student.clip, progress=self.progress).run_on(dataset).space
+        clip, learned = self.student.clip, stored_learned(self.folder)
+        with nullcontext(clip) if learned is None else learned.lent_to(clip) as clip:
+            space = Evaluator(clip, progress=self.progress).run_on(dataset).space
         if space is None:
             message = f"{self.wanted.data} gives no embeddings to compare. Name other data."
             raise DataError(message)

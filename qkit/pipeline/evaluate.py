@@ -14,14 +14,13 @@ from torch import Tensor
 
 from qkit.calibration.observe import set_mode
 from qkit.clip.model import ClipModel, logit_scale
-from qkit.clip.prompt import LearnedPrompt
-from qkit.clip.prompting import encode_prompted
-from qkit.clip.zero_shot import TEXT_BATCH, class_embeddings, templates
+from qkit.clip.zero_shot import TEXT_BATCH
 from qkit.data import Dataset, Sample, image_batches, open_dataset, parse_source
 from qkit.errors import DataError
 from qkit.nn.tensor_quantizer import Mode
 from qkit.pipeline.inputs import Skipped
-from qkit.progress import Advance, Progress, Silent
+from qkit.pipeline.texts import encode_captions, encode_classes
+from qkit.progress import Progress, Silent
 from qkit.report.classes import worst_classes
 from qkit.report.evaluation import ClassReport, Metric
 from qkit.report.metrics import classification, retrieval, top_agreement
@@ -190,21 +189,9 @@ class Evaluator:
         with self.progress.phase("encode captions", len(texts)) as advance:
             for start in range(0, len(texts), TEXT_BATCH):
                 some = texts[start : start + TEXT_BATCH]
-                parts.append({m: self._encode_captions(some, m) for m in self._each_mode()})
+                parts.append({m: encode_captions(self.clip, some, m) for m in self._each_mode()})
                 advance(len(some), **_agreement(parts[-1]))
         return _join(parts)
-
-    def _encode_captions(self, texts: Sequence[str], mode: Mode) -> Tensor:
-        prompt = self._prompt(mode, captions=True)
-        if prompt is not None:
-            return encode_prompted(self.clip, prompt, texts).cpu()
-        model: Any = self.clip.model
-        return _unit(model.encode_text(self.clip.tokenize(texts)))
-
-    def _prompt(self, mode: Mode, *, captions: bool) -> LearnedPrompt | None:
-        """The learned prompt, where one was learned on such texts; the float model has none."""
-        prompt = self.clip.prompt if mode is Mode.QUANTIZE else None
-        return prompt if prompt is not None and prompt.captions == captions else None
 
     @torch.no_grad()
     def class_texts(self, classnames: tuple[str, ...]) -> Pair:
@@ -213,18 +200,10 @@ class Evaluator:
             total = len(classnames) * self.template_count * len(self.modes)
             with self.progress.phase("encode class prompts", total) as advance:
                 self._classes[classnames] = {
-                    m: self._encode_classes(classnames, m, advance).cpu() for m in self._each_mode()
+                    m: encode_classes(self.clip, classnames, m, self.template_count, advance)
+                    for m in self._each_mode()
                 }
         return self._classes[classnames]
-
-    def _encode_classes(self, classnames: Sequence[str], mode: Mode, advance: Advance) -> Tensor:
-        prompt = self._prompt(mode, captions=False)
-        if prompt is None:
-            forms = templates(self.template_count)
-            return class_embeddings(self.clip, classnames, forms, advance)
-        found = encode_prompted(self.clip, prompt, classnames)
-        advance(len(classnames) * self.template_count)
-        return found
 
     def _each_mode(self) -> Iterator[Mode]:
         """Step through the modes; the model ends quantized, also when a step fails."""
@@ -251,10 +230,6 @@ def open_evaluation(source: str) -> Dataset:
 
 def _raw(features: Tensor) -> Tensor:
     return features.float().cpu()
-
-
-def _unit(features: Tensor) -> Tensor:
-    return F.normalize(features.float(), dim=-1).cpu()
 
 
 def _agreement(features: Pair) -> dict[str, float]:

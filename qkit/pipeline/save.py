@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from qkit.artifact.folder import RunFolder, read_run, write_run
 from qkit.artifact.tensors import from_tensors, to_tensors
@@ -21,8 +22,11 @@ from qkit.errors import ArtifactError, QkitError
 from qkit.graph.attach import attach
 from qkit.graph.layers import Layer, list_layers
 from qkit.graph.match import decide
-from qkit.pipeline.finetune.learned import FILE, TABLE, Learned, read_learned
+from qkit.nn.tensor_quantizer import Mode
+from qkit.pipeline.finetune.learned import Learned, stored_learned
 from qkit.pipeline.student import Student
+from qkit.pipeline.texts import encode_classes
+from qkit.progress import ignore
 from qkit.recipe import Recipe, parse_recipe
 from qkit.report.model import ModelReport
 
@@ -53,6 +57,17 @@ class Run:
     def model(self) -> nn.Module:
         """The quantized model, in eval mode."""
         return self.clip.model
+
+    @torch.no_grad()
+    def class_embeddings(self, classnames: Sequence[str], templates: int = 7) -> Tensor:
+        """The zero-shot classifier, ``(classes, dim)``, normalised.
+
+        Names stand in the learned prompt where the run has one for them, else in 7 or 80 templates.
+
+        Raises:
+            DataError: there are no so many templates, or a name does not fit the prompt.
+        """
+        return encode_classes(self.clip, classnames, Mode.QUANTIZE, templates, ignore)
 
 
 def save_run(
@@ -105,14 +120,9 @@ def load_run(path: str | Path) -> Run:
         message = f"run folder {path} is damaged: {error}. Calibrate again."
         raise ArtifactError(message) from error
     from_tensors(clip.model, layers, folder.tensors())
-    learned = _load_learned(folder)
+    learned = stored_learned(folder)
     served = clip if learned is None else learned.applied_to(clip)
     return Run(folder, served, layers, recipe, ModelReport.from_dict(folder.report), learned)
-
-
-def _load_learned(folder: RunFolder) -> Learned | None:
-    table = folder.manifest.get(TABLE)
-    return None if table is None else read_learned(table, folder.tensors(FILE))
 
 
 def versions() -> dict[str, str]:

@@ -8,6 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from qkit.errors import ArtifactError
+from qkit.report.codec import structure
+
+TABLE = "p4q"  # of a run folder's manifest
 Share = float  # Gain has a field named float
 
 
@@ -59,3 +63,18 @@ class TuningReport:
     share: float
     seconds: float
     gains: tuple[Gain, ...]
+
+
+def read_tuning(manifest: Mapping[str, Any]) -> TuningReport | None:
+    """What the manifest of a fine-tuned run says; None of any other run.
+
+    Raises:
+        ArtifactError: it is damaged.
+    """
+    if TABLE not in manifest:
+        return None
+    try:
+        return structure(manifest[TABLE]["report"], TuningReport)
+    except (KeyError, TypeError) as error:
+        message = f"manifest.json is damaged: {error} is missing. Fine-tune again."
+        raise ArtifactError(message) from error

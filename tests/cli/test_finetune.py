@@ -63,7 +63,7 @@ def test_from_a_run_to_a_run_that_evaluate_and_report_take(qkit, args, shapes, t
     assert re.search(r"680 parameters added, 0\.\d\d % of the model", text)
     lines = done.stdout.splitlines()
     header = next(line for line in lines if line.startswith("data"))
-    assert header.split() == "data figure float quantized P4Q regained to float".split()
+    assert " ".join(header.split()) == "data figure float quantized P4Q regained to float"
     assert sum("cosine" in line for line in lines[lines.index(header) :]) == 2
     assert "train: 6 in" in done.stderr
     assert f"qkit report {out}" in " ".join(done.stderr.split())
@@ -74,6 +74,10 @@ def test_from_a_run_to_a_run_that_evaluate_and_report_take(qkit, args, shapes, t
     shown = qkit("report", out)
     assert shown.exit_code == 0, shown.output
     assert "W4A4 attn8, minmax, p4q" in shown.stdout
+    assert "680 parameters added" in " ".join(shown.stdout.split())
+    spaced = qkit("report", out, "--space", f"--data={source}", "--json")
+    found = json.loads(spaced.stdout)["analyses"]["spaces"][source]
+    assert found == stored["metrics"][0]["space"]
 
 
 def test_the_table_fits_80_columns(qkit, args, shapes, monkeypatch):
@@ -139,6 +143,7 @@ def test_epochs_of_another_training_are_not_used(qkit, args, stopped):
         (["--templates=8"], ["there is no set of 8 templates"]),
         (["--resume"], ["--resume needs the --out"]),
         (["--device=tpu9"], ["--device tpu9 is not at hand", "cpu"]),
+        (["--device=meta"], ["--device meta is not at hand"]),
         (["--model=demo"], ["demo is not the model", "--model"]),
         (["--eval=images:."], ["neither labels nor captions"]),
     ],

@@ -130,6 +130,8 @@ def test_loaded_it_is_the_run_with_the_adapter_and_the_prompt(run, tuned, tiny, 
     texts = Evaluator(loaded.clip, (Mode.QUANTIZE,)).class_texts(COLOURS)[Mode.QUANTIZE]
     by_hand = class_embeddings(source.clip, COLOURS, templates(7), lambda *_, **__: None)
     assert not torch.allclose(texts, by_hand, atol=1e-2)
+    assert torch.equal(loaded.class_embeddings(COLOURS), texts)
+    torch.testing.assert_close(source.class_embeddings(COLOURS), by_hand)
     context = loaded.clip.prompt.context
     assert torch.equal(context, load_file(path / "p4q.safetensors")["prompt.context"])
     assert context.shape == (4, 32)
@@ -146,6 +148,18 @@ def test_a_copy_has_an_adapter_of_its_own(tuned, pixels):
         copy.p4q_adapter.up.bias.add_(1.0)
         assert torch.equal(model.encode_image(pixels), before)
         assert not torch.equal(copy.encode_image(pixels), before)
+
+
+def test_lent_to_a_model_it_goes_again(tuned, run, pixels):
+    clip, learned = qkit.load(run).clip, tuned[0].tuned.learned
+    names = set(clip.model.state_dict())
+    with torch.no_grad():
+        before = clip.model.encode_image(pixels)
+        with learned.lent_to(clip) as served:
+            assert served.prompt is learned.prompt
+            assert not torch.equal(clip.model.encode_image(pixels), before)
+        assert torch.equal(clip.model.encode_image(pixels), before)
+    assert set(clip.model.state_dict()) == names
 
 
 def test_the_float_side_knows_no_prompt_and_no_adapter(tuned, tiny, classes, captions):
@@ -173,8 +187,8 @@ def test_gains_are_those_of_the_three_models(run, tuned, tiny, classes):
     assert found == pytest.approx([cosine(clip) for clip in clips], abs=1e-4)
 
 
-def test_the_manifest_says_how_it_was_made(run, tuned, classes):
-    result, path = tuned
+def test_the_manifest_says_how_it_was_made(run, tuned):
+    _, path = tuned
     manifest = json.loads((path / "manifest.json").read_text())
     table = manifest["p4q"]
     assert P4QConfig.from_dict(table["options"]) == QUICK

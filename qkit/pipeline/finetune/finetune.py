@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from qkit.pipeline.calibrate import Stopwatch
 from qkit.pipeline.evaluate import open_evaluation
 from qkit.pipeline.finetune.draw import draw_training
 from qkit.pipeline.finetune.gains import compare
-from qkit.pipeline.finetune.learned import TABLE
 from qkit.pipeline.finetune.result import FinetuneResult
 from qkit.pipeline.finetune.tune import Tuned, check_targets, tune
 from qkit.pipeline.teacher import load_teacher
 from qkit.progress import Progress, Silent
-from qkit.report.tuning import Gain, TuningReport
+from qkit.report.tuning import TABLE, Gain, TuningReport
+
+DEVICES = ("cpu", "cuda")
 
 
 def finetune_p4q(
@@ -86,16 +88,18 @@ def finetune_p4q(
 
 
 def _device(name: str) -> torch.device:
-    """The device that is called so, if there is one.
+    """The processor or graphics card that is called so.
 
     Raises:
         TrainingError: there is none.
     """
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # the latter where torch has no CUDA
+    found = None
+    with suppress(RuntimeError, AssertionError):  # the latter where torch has no CUDA
+        found = torch.empty(0, device=name).device
+    if found is None or found.type not in DEVICES:
         message = f"--device {name} is not at hand. Use cpu, or cuda where torch finds one."
-        raise TrainingError(message) from error
+        raise TrainingError(message)
+    return found
 
 
 def _read_untuned(path: Path) -> RunFolder:

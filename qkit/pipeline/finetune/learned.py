@@ -4,21 +4,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
+from qkit.artifact.folder import RunFolder
 from qkit.artifact.tensors import from_tensors, to_tensors
 from qkit.clip.model import ClipModel
 from qkit.clip.prompt import LearnedPrompt
 from qkit.errors import ArtifactError, TrainingError
 from qkit.p4q.adapter import QuantAdapter
 from qkit.p4q.config import P4QConfig
+from qkit.report.tuning import TABLE
 
 FILE = "p4q.safetensors"
-TABLE = "p4q"  # of the manifest
 MEMBER = "p4q_adapter"
 CONTEXT, ADAPTER = "prompt.context", "adapter."
 
@@ -59,11 +62,26 @@ class Learned:
 
         The adapter steps aside where the model's points are OFF.
         """
-        model: Any = clip.model
-        if self.adapter is not None:
-            model.add_module(MEMBER, self.adapter)
-            model.visual.register_forward_hook(self.adapter.after)
+        self._put_in(clip.model)
         return replace(clip, prompt=self.prompt)
+
+    @contextmanager
+    def lent_to(self, clip: ClipModel) -> Iterator[ClipModel]:
+        """The same for a while."""
+        handle = self._put_in(clip.model)
+        try:
+            yield replace(clip, prompt=self.prompt)
+        finally:
+            if handle is not None:
+                handle.remove()
+                delattr(clip.model, MEMBER)
+
+    def _put_in(self, model: Any) -> RemovableHandle | None:
+        if self.adapter is None:
+            return None
+        model.add_module(MEMBER, self.adapter)
+        handle: RemovableHandle = model.visual.register_forward_hook(self.adapter.after)
+        return handle
 
 
 def read_learned(table: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Learned:
@@ -96,3 +114,13 @@ def _read_adapter(config: P4QConfig, tensors: Mapping[str, Tensor]) -> QuantAdap
     adapter = QuantAdapter(width, hidden, config.adapter.ratio, config.adapter.bits)
     from_tensors(adapter, adapter.layers, own)
     return adapter.requires_grad_(False).eval()
+
+
+def stored_learned(folder: RunFolder) -> Learned | None:
+    """What a run folder holds beside its model; None where it was not fine-tuned.
+
+    Raises:
+        ArtifactError: the folder is damaged.
+    """
+    table = folder.manifest.get(TABLE)
+    return None if table is None else read_learned(table, folder.tensors(FILE))

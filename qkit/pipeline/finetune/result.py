@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from qkit.artifact.folder import MODEL, RunFolder, write_run
 from qkit.clip.model import ClipModel
 from qkit.data import Dataset, dataset_digest
-from qkit.pipeline.finetune.learned import FILE, TABLE
+from qkit.pipeline.finetune.learned import FILE
 from qkit.pipeline.finetune.tune import Tuned
 from qkit.pipeline.save import versions
 from qkit.report.evaluation import Metric
 from qkit.report.model import ModelReport
-from qkit.report.tuning import TuningReport
+from qkit.report.tuning import TABLE, TuningReport
 
 
 @dataclass(frozen=True, slots=True, eq=False)
