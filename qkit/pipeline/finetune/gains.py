@@ -37,13 +37,13 @@ def compare(
     before = [evaluator.score(one) for one in encoded]
     served = learned.applied_to(clip)
     tuned = Evaluator(served, progress=progress)
-    after = [tuned.score(_adapted(one, learned, tuned.batch_size)) for one in encoded]
+    after = [tuned.score(adapted(one, learned, tuned.batch_size)) for one in encoded]
     gains = tuple(_gain(*pair) for pair in zip(before, after, strict=True))
     return Compared(served, tuple(one.metric for one in after), gains)
 
 
 @torch.no_grad()
-def _adapted(encoded: EncodedImages, learned: Learned, batch_size: int) -> EncodedImages:
+def adapted(encoded: EncodedImages, learned: Learned, batch_size: int) -> EncodedImages:
     """Images as the model with the adapter encodes them, in batches of the same size."""
     if learned.adapter is None:
         return encoded

@@ -49,6 +49,7 @@ def tune(
     progress: Progress,
     *,
     cache: bool = True,
+    known: Pair | None = None,
 ) -> Tuned:
     """Learn from ``dataset``.
 
@@ -61,6 +62,7 @@ def tune(
         progress: who shows how far it is.
         cache: encode each image once; else anew at every step, with the same result but for float
             rounding.
+        known: features of the images where they are encoded already (``Evaluator.encode``).
 
     Raises:
         DataError: a class name is too long for the context, or the data fit no option.
@@ -72,7 +74,9 @@ def tune(
     watched, quiet = (Evaluator(clip, modes, progress=p) for p in (progress, Silent()))
     set_mode(clip.model, Mode.QUANTIZE)
     with _frozen(clip.model):
-        images = Images(quiet, dataset, watched.encode(dataset).features if cache else None)
+        if known is None and cache:
+            known = watched.encode(dataset).features
+        images = Images(quiet, dataset, known)
         parts = Parts(prompt, _new_adapter(clip, images, config))
         fixed = _fixed_texts(clip, dataset, config, progress)
         trainer = Trainer(parts, _objective(clip, images, config, parts, fixed), config)
