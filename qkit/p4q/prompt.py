@@ -31,7 +31,7 @@ class PromptLearner(nn.Module):
 
     def forward(self, encode: Callable[[Tensor], Tensor]) -> Tensor:
         """Normalised text features ``(texts, dim)``; ``encode`` runs the tower with the vectors."""
-        return F.normalize(encode(self.context), dim=-1)
+        return F.normalize(encode(self.context).float(), dim=-1)
 
 
 def random_context(vectors: int, width: int, seed: int) -> Tensor:

@@ -149,7 +149,7 @@ class Trainer:
     ) -> tuple[float, float]:
         for each in optimizers:
             each.optimizer.zero_grad()
-        with torch.enable_grad(), self._autocast():
+        with torch.enable_grad():
             found = self.objective.losses(samples, epoch)
         loss = float(found.loss.detach())
         if not np.isfinite(loss):
@@ -165,11 +165,6 @@ class Trainer:
             if not bool(tensor.isfinite().all()):
                 message = f"{name} became infinite or NaN in epoch {epoch + 1}"
                 raise Diverged(message, epoch)
-
-    def _autocast(self) -> torch.autocast:
-        """Half precision where the device is made for it; the parameters stay in float."""
-        device = next(iter(self.parts.tensors().values())).device.type
-        return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
 
     def _optimizers(self) -> list[Falling]:
         found = []

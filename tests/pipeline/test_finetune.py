@@ -21,7 +21,10 @@ from qkit.data.decode import decode
 from qkit.errors import ArtifactError, DataError, ModelError, TrainingError
 from qkit.nn.tensor_quantizer import Mode
 from qkit.p4q.config import AdapterConfig, LossConfig, P4QConfig, PromptConfig
+from qkit.p4q.loss import Loss
 from qkit.pipeline.evaluate import Evaluator
+from qkit.pipeline.finetune import objective
+from qkit.pipeline.finetune import tune as tuning
 from qkit.pipeline.finetune.draw import draw_training
 from qkit.pipeline.finetune.finetune import finetune_p4q
 from qkit.pipeline.finetune.objective import TowerObjective
@@ -226,6 +229,24 @@ def test_features_kept_or_made_anew_train_the_same(finetune, request, data):
     torch.testing.assert_close(first["prompt.context"], second["prompt.context"])
 
 
+def test_half_precision_is_for_the_text_tower_and_gives_nearly_the_same(tiny, classes, monkeypatch):
+    """As on a device that is made for it, here on the processor and without rounding."""
+    dataset = draw_training(open_dataset(parse_source(classes)), 3, 0)
+
+    def curve():
+        return tune(prepare(tiny).clip, dataset, QUICK, Forgetful(), Silent()).curve
+
+    def half(device):
+        return torch.autocast(device.type, torch.bfloat16)
+
+    exact = curve()
+    monkeypatch.setattr(objective, "mixed_precision", half)
+    found = curve()
+    assert found != exact
+    for one, other in zip(found, exact, strict=True):
+        assert one[0] == pytest.approx(other[0], rel=0.05)
+
+
 VARIANTS = {
     "no prompt": {"prompt": None},
     "no adapter": {"adapter": None},
@@ -283,8 +304,6 @@ def test_captions_train_prompt_and_adapter_and_are_encoded_with_the_prompt(
 @pytest.mark.parametrize("loss", [LossConfig(), LossConfig(teacher_text="prompt")])
 def test_the_teacher_is_the_float_model(run, classes, tiny, loss, monkeypatch):
     """Its logits, as the objective hands them to the loss, against the float model's own."""
-    from qkit.p4q.loss import Loss
-
     seen = []
     inner = Loss.of_classes
 
@@ -392,13 +411,11 @@ def test_a_fine_tuned_run_is_not_fine_tuned_again(tuned, classes):
 
 
 def test_a_model_without_text_tower_is_refused(tuned, run, classes, tmp_path, monkeypatch):
-    from qkit.pipeline.finetune import tune as module
-
     def none(model):
         message = "the text tower X takes no context vectors"
         raise ModelError(message)
 
-    monkeypatch.setattr(module, "token_table", none)
+    monkeypatch.setattr(tuning, "token_table", none)
     with pytest.raises(ModelError, match="X takes no context vectors"):
         finetune_p4q(run, classes, shots=3, config=QUICK)
     without = replace(QUICK, prompt=None)

@@ -15,6 +15,7 @@ from qkit.artifact.checkpoints import open_checkpoints
 from qkit.artifact.folder import MODEL, RunFolder, read_run
 from qkit.calibration.memory import Forgetful, Memory
 from qkit.clip.model import ClipModel
+from qkit.clip.zero_shot import templates
 from qkit.data import Dataset, dataset_digest, open_dataset, parse_source
 from qkit.errors import ArtifactError, TrainingError
 from qkit.p4q.config import P4QConfig
@@ -68,6 +69,7 @@ def finetune_p4q(
     """
     options = config or P4QConfig()
     place = _device(device)
+    templates(options.templates)  # refuses what there is not, before any work
     watch = Stopwatch(progress or Silent())
     folder = _read_untuned(Path(run))
     dataset = draw_training(open_dataset(parse_source(data)), shots, options.seed)

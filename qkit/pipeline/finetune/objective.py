@@ -178,8 +178,17 @@ def _prompted(
     parts: Parts, encoder: Callable[[Tensor, int], Encoder], samples: Tensor, epoch: int
 ) -> Tensor:
     assert parts.prompt is not None
-    found: Tensor = parts.prompt(encoder(samples, epoch))
+    with mixed_precision(parts.prompt.context.device):
+        found: Tensor = parts.prompt(encoder(samples, epoch))
     return found
+
+
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """Half precision where the device is made for it, for the text tower alone.
+
+    Parameters, adapter, logits and loss stay in float32.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def _in_float(clip: ClipModel, texts: Texts, samples: Tensor, epoch: int) -> Tensor:
