@@ -102,6 +102,8 @@ def test_frozen_and_stored_as_integers_it_comes_back_bit_for_bit(bits, seed):
     with torch.no_grad():
         adapter.up.weight.mul_(1.5)  # as a last step of training
     adapter.freeze()
+    scale = adapter.up.weight_quantizer.qparams.scale
+    torch.testing.assert_close(scale, adapter.up.weight.abs().amax(1) / (2 ** (bits - 1) - 1))
     stored = to_tensors(adapter, adapter.layers)
     packed = {name for name in stored if name.endswith("packed")}
     assert packed == {"down.weight.packed", "up.weight.packed"}

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""What a step of P4Q costs, with and without what qkit does once and not again.
+
+    python benchmarks/p4q_cost.py --on testbed
+
+Image features kept or made anew at every step; class names packed behind what they share, or run
+one by one over the whole context. Both ways give the same features but for float rounding: the table
+says how near. Writes it into benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from common import markdown_table, write_section
+from p4q import TASKS, Task, student
+from torch import Tensor
+
+from qkit.calibration.observe import set_mode
+from qkit.clip.model import ClipModel
+from qkit.clip.prompt_layout import PromptLayout, lay_out
+from qkit.clip.prompting import _run_padded, prompt_encoder, token_table
+from qkit.data import Dataset, open_dataset, parse_source
+from qkit.errors import QkitWarning
+from qkit.nn.tensor_quantizer import Mode
+from qkit.p4q.prompt import random_context
+from qkit.pipeline.evaluate import Evaluator
+from qkit.pipeline.finetune.draw import draw_training
+from qkit.pipeline.finetune.objective import Images
+from qkit.progress import Silent
+
+VECTORS, EPOCHS, REPEATS = 16, 50, 3
+
+
+def timed(work: Callable[[], Tensor], repeats: int) -> tuple[float, Tensor]:
+    """Least seconds of some calls, and what the last one gave."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        found = work()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds), found
+
+
+def text_step(encode: Callable[[Tensor], Tensor], context: Tensor) -> Tensor:
+    """Features of all classes and the gradient of the vectors."""
+    features = F.normalize(encode(context), dim=-1)
+    features.square().sum().backward()
+    return features.detach()
+
+
+def text_ways(clip: ClipModel, dataset: Dataset) -> dict[str, Callable[[], Tensor]]:
+    """One step of the text tower, both ways."""
+    layout = lay_out(clip, dataset.classnames, VECTORS, "end", captions=False)
+    width = token_table(clip.model).embedding_dim
+    context = random_context(VECTORS, width, 0).requires_grad_()
+    whole = PromptLayout(layout.tokens, layout.slots)
+    ways = {
+        "packed": prompt_encoder(clip.model, layout, shared=True),
+        "one by one": partial(_run_padded, clip.model, whole),
+    }
+    return {name: partial(text_step, encode, context) for name, encode in ways.items()}
+
+
+def image_ways(clip: ClipModel, dataset: Dataset, batch: int) -> dict[str, Callable[[], Tensor]]:
+    """The image features of one step, both ways."""
+    quiet = Evaluator(clip, (Mode.OFF, Mode.QUANTIZE), progress=Silent())
+    samples = torch.arange(batch)
+    anew = Images(quiet, dataset, None)
+    kept = Images(quiet, dataset, anew.of(samples))
+    return {
+        name: lambda images=images: images.of(samples)[Mode.QUANTIZE]  # type: ignore[misc]
+        for name, images in (("kept", kept), ("anew", anew))
+    }
+
+
+def table(task: Task, bits: str, kind: str, batch: int) -> str:
+    """Seconds a step and for all epochs."""
+    clip = student(task.bed, bits, 0, kind)
+    set_mode(clip.model, Mode.QUANTIZE)
+    clip.model.requires_grad_(False)
+    dataset = draw_training(open_dataset(parse_source(task.train)), None, 0)
+    steps = EPOCHS * -(-len(dataset) // batch)
+    rows = []
+    for what, ways in (
+        (f"{len(dataset.classnames)} class texts and gradient", text_ways(clip, dataset)),
+        (f"{batch} images, quantized and float", image_ways(clip, dataset, batch)),
+    ):
+        found = {name: timed(work, 1 if name == "anew" else REPEATS) for name, work in ways.items()}
+        (once, mine), (again, theirs) = found.values()
+        near = F.cosine_similarity(mine, theirs, dim=-1).mean().item()
+        for name, (seconds, _) in found.items():
+            rows.append([what, name, f"{seconds:.3f}", f"{seconds * steps / 60:.1f}", ""])
+        rows[-1][-1] = f"{again / once:.1f} times, cosine {near:.5f}"
+    heads = ["what", "way", "seconds a step", f"minutes for {steps} steps", "against the other"]
+    return markdown_table(heads, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--on", choices=TASKS, default="demo", help="model and data")
+    parser.add_argument("--bits", default="W8A8")
+    parser.add_argument("--kind", default="minmax", help="recipe: minmax, fast, best-ptq")
+    parser.add_argument("--batch", type=int, default=128, help="images a step")
+    parser.add_argument("--dry", action="store_true", help="print the table, do not write it")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore", QkitWarning)
+    body = table(TASKS[args.on], args.bits, args.kind, args.batch)
+    print(body)
+    if not args.dry:
+        flags = f"--on {args.on} --bits {args.bits} --kind {args.kind} --batch {args.batch}"
+        write_section(f"p4q-cost-{args.on}", f"python benchmarks/p4q_cost.py {flags}", body)
+
+
+if __name__ == "__main__":
+    main()
