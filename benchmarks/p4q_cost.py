@@ -5,8 +5,8 @@
     python benchmarks/p4q_cost.py --on testbed
 
 Image features kept or made anew at every step; class names packed behind what they share, or run
-one by one over the whole context. Both ways give the same features but for float rounding: the table
-says how near. Writes it into benchmarks/README.md.
+one by one over the whole context. Both ways give the same features but for float rounding; the
+table says how near. Writes it into benchmarks/README.md.
 """
 
 from __future__ import annotations

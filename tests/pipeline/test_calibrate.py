@@ -174,7 +174,7 @@ def test_more_sources_than_samples_are_refused(shapes):
 def test_class_embeddings_are_made_once(result, shapes, monkeypatch):
     evaluator = Evaluator(result.student.clip)
     first = evaluator.run(f"classes:{shapes / 'classes'}")
-    monkeypatch.setattr("qkit.pipeline.evaluate.class_embeddings", _never)
+    monkeypatch.setattr("qkit.pipeline.evaluate.encode_classes", _never)
     assert evaluator.run(f"classes:{shapes / 'classes'}") == first
 
 

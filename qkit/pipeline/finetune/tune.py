@@ -27,7 +27,8 @@ from qkit.p4q.prompt import PromptLearner, per_class, random_context
 from qkit.p4q.trainer import Parts, Trainer
 from qkit.pipeline.evaluate import Evaluator, Pair
 from qkit.pipeline.finetune.learned import Learned
-from qkit.pipeline.finetune.objective import Images, TowerObjective, caption_texts, class_texts
+from qkit.pipeline.finetune.objective import Images, TowerObjective
+from qkit.pipeline.finetune.step_texts import caption_texts, class_texts
 from qkit.progress import Progress, Silent
 
 Curve = tuple[tuple[float, float], ...]
