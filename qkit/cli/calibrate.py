@@ -4,14 +4,12 @@
 
 import json
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from qkit.cli.console import Interrupted, progress_bars, reported, stderr, stdout
+from qkit.cli.console import kept, progress_bars, reported, stderr, stdout
 from qkit.errors import RecipeError
 
 MODEL_HELP = (
@@ -82,7 +80,8 @@ def calibrate(
     if out is not None:
         check_target(out, overwrite)
     partial = None if out is None else out.with_name(f"{out.name}.partial")
-    with progress_bars() as progress, _kept(partial):
+    message = f"what was learned is kept in {partial}; the same command goes on there."
+    with progress_bars() as progress, kept(partial, message):
         result = run(
             model,
             join_sources(data) if data else None,
@@ -106,22 +105,6 @@ def calibrate(
     print_report(whole, stdout(), select(whole, Selection(top=SHOWN)))
     where = f"written to {out}; try: qkit report {out}" if out else "not kept: no --out was given"
     stderr().print(where, markup=False)
-
-
-@contextmanager
-def _kept(partial: Path | None) -> Iterator[None]:
-    """Tell who interrupts a reconstruction where it can go on.
-
-    Raises:
-        Interrupted: Ctrl-C, and parts were kept.
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        if partial is None or not any(partial.glob("*.safetensors")):
-            raise
-        message = f"what was learned is kept in {partial}; the same command goes on there."
-        raise Interrupted(message) from None
 
 
 def parse_options(pairs: list[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import ParamSpec
 
 import typer
@@ -34,6 +35,21 @@ def stderr() -> Console:
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C in a job that keeps what it has; its text says what."""
+
+
+@contextmanager
+def kept(partial: Path | None, message: str) -> Iterator[None]:
+    """Tell who interrupts a job that keeps its parts in ``partial`` where it can go on.
+
+    Raises:
+        Interrupted: Ctrl-C, and parts were kept.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if partial is None or not any(partial.glob("*.safetensors")):
+            raise
+        raise Interrupted(message) from None
 
 
 def reported(command: Callable[P, None]) -> Callable[P, None]:

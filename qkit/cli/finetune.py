@@ -5,14 +5,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qkit.cli.console import Interrupted, progress_bars, reported, stderr, stdout
+from qkit.cli.console import kept, progress_bars, reported, stderr, stdout
 from qkit.errors import ArtifactError, DataError
 
 if TYPE_CHECKING:
@@ -139,7 +137,8 @@ def _finetune(
     if out is not None:
         check_target(out, overwrite)
     partial = None if out is None else out.with_name(f"{out.name}.partial")
-    with progress_bars() as progress, _kept(partial):
+    message = f"each epoch is kept in {partial}; the same command with --resume goes on there."
+    with progress_bars() as progress, kept(partial, message):
         more = {"config": config, "progress": progress, "checkpoints": partial, **options}
         if run is None or data is None:
             result = finetune_demo(**more)
@@ -178,19 +177,3 @@ def _show(result: FinetuneResult, out: Path | None, *, as_json: bool) -> None:
     print_tuning(result.report, stdout())
     where = f"written to {out}; try: qkit report {out}" if out else "not kept: no --out was given"
     stderr().print(where, markup=False)
-
-
-@contextmanager
-def _kept(partial: Path | None) -> Iterator[None]:
-    """Tell who interrupts a training where it can go on.
-
-    Raises:
-        Interrupted: Ctrl-C, and an epoch was kept.
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        if partial is None or not any(partial.glob("*.safetensors")):
-            raise
-        message = f"each epoch is kept in {partial}; the same command with --resume goes on there."
-        raise Interrupted(message) from None
