@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,17 +17,34 @@ from torch import nn
 
 from qkit.artifact.folder import RunFolder, read_run, write_run
 from qkit.artifact.tensors import from_tensors, to_tensors
+from qkit.clip.blank import blank
 from qkit.clip.layout import swap_clip
 from qkit.clip.model import ClipModel, rebuild
-from qkit.errors import ArtifactError, QkitError
+from qkit.errors import ArtifactError, ModelError, QkitError, QkitWarning, choices
 from qkit.graph.attach import attach
 from qkit.graph.layers import Layer, list_layers
 from qkit.graph.match import decide
 from qkit.pipeline.student import Student
 from qkit.recipe import Recipe, parse_recipe
 from qkit.report.model import ModelReport
+from qkit.runtime.convert import Fallback
+from qkit.runtime.load import fill_integers
 
+RUNTIMES = ("int8",)
 PACKAGES = ("qkit-clip", "torch", "open_clip_torch", "torchvision", "numpy", "safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """How a model computes in integers.
+
+    Attributes:
+        name: as ``load_run`` takes it.
+        fallbacks: layers that compute in float all the same, and why.
+    """
+
+    name: str
+    fallbacks: tuple[Fallback, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +57,7 @@ class Run:
         layers: the model's layers.
         recipe: how it was quantized.
         report: what was measured.
+        runtime: how its model computes; None where integers are simulated in float.
     """
 
     folder: RunFolder
@@ -45,6 +65,7 @@ class Run:
     layers: tuple[Layer, ...]
     recipe: Recipe
     report: ModelReport
+    runtime: Runtime | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -83,17 +104,28 @@ def save_run(
     write_run(path, tensors, manifest, report, overwrite=overwrite)
 
 
-def load_run(path: str | Path) -> Run:
-    """Load a run folder; its model gives bit-identical features.
+def load_run(path: str | Path, runtime: str | None = None) -> Run:
+    """Load a run folder.
+
+    Args:
+        path: where it lies.
+        runtime: None simulates integers in float, bit-identical to what was calibrated. "int8" runs
+            the stored integers on the CPU's int8 kernels (see ``qkit.runtime``): features agree
+            but for what rounding in another order changes, and nothing can be calibrated anew.
+            Layers that no kernel runs are listed in ``Run.runtime.fallbacks``, with a QkitWarning.
 
     Raises:
         ArtifactError: there is no run folder, it is damaged, or a newer qkit wrote it.
+        ModelError: the runtime is unknown.
     """
+    if runtime is not None and runtime not in RUNTIMES:
+        message = f"unknown runtime {runtime!r}. Use one of: {choices(RUNTIMES)}."
+        raise ModelError(message)
     folder = read_run(Path(path))
     try:
         spec, config = folder.manifest["model"]["spec"], folder.manifest["model"]["config"]
         recipe = parse_recipe(folder.manifest["recipe"], f"{path}/manifest.json")
-        clip = rebuild(spec, config)
+        clip = rebuild(spec, config) if runtime is None else blank(spec, config)
         layers = list_layers(clip.model, swap_clip(clip.model))
         attach(clip.model, layers, recipe.rules, decide(recipe.rules, layers))
     except ArtifactError:
@@ -101,8 +133,23 @@ def load_run(path: str | Path) -> Run:
     except (KeyError, TypeError, QkitError) as error:
         message = f"run folder {path} is damaged: {error}. Calibrate again."
         raise ArtifactError(message) from error
-    from_tensors(clip.model, layers, folder.tensors())
-    return Run(folder, clip, layers, recipe, ModelReport.from_dict(folder.report))
+    report = ModelReport.from_dict(folder.report)
+    if runtime is None:
+        from_tensors(clip.model, layers, folder.tensors())
+        return Run(folder, clip, layers, recipe, report)
+    fallbacks = fill_integers(clip.model, layers, folder.tensors())
+    _tell(fallbacks, len(layers))
+    return Run(folder, clip, layers, recipe, report, Runtime(runtime, fallbacks))
+
+
+def _tell(fallbacks: Sequence[Fallback], total: int) -> None:
+    """Warn of layers that compute in float, by reason."""
+    if not fallbacks:
+        return
+    reasons = Counter(fallback.reason for fallback in fallbacks)
+    said = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common())
+    message = f"{len(fallbacks)} of {total} layers compute in float ({said})."
+    warnings.warn(message, QkitWarning, stacklevel=3)
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""A run folder as a model that runs in integers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from qkit.artifact.stored import check_filled, misfits, take_stored
+from qkit.clip.blank import hold_places
+from qkit.graph.layers import Layer
+from qkit.runtime.convert import Fallback, convert
+
+
+def fill_integers(
+    model: nn.Module, layers: Sequence[Layer], tensors: Mapping[str, Tensor]
+) -> tuple[Fallback, ...]:
+    """Fill a model without weights with stored tensors, ready to run in integers.
+
+    Args:
+        model: of ``clip.blank``, swapped, its points attached.
+        layers: its layers.
+        tensors: as ``artifact.tensors.to_tensors`` made them.
+
+    Returns:
+        the layers that compute in float, and why.
+
+    Raises:
+        ArtifactError: a tensor is missing, left over or of the wrong shape.
+    """
+    hold_places(model)
+    stored = take_stored(model, layers, tensors)
+    with misfits():
+        floats = {name: value.clone() for name, value in stored.floats.items()}
+        missing, unexpected = model.load_state_dict(floats, strict=False, assign=True)
+        check_filled(model, [name for name in missing if name not in stored.packed], unexpected)
+        return convert(model, layers, stored)
