@@ -43,8 +43,9 @@ class Gemm:
         # the kernel ignores strides: anything but contiguous rows would be read wrongly
         self.packed = torch.ops.onednn.qlinear_prepack(values.contiguous(), None)
         self.zeros = torch.zeros(len(values), dtype=torch.int64)
-        self.sums = values.sum(1, dtype=torch.int32) * self.scale
         self.bias = bias
+        one = torch.ones(1, values.shape[1], dtype=torch.uint8)
+        self.sums = self._run(Operand(one, 1.0, 0), 1.0, None, None, "none")[0]
 
     def __call__(self, operand: Operand, activation: str = "none") -> Tensor:
         """``(rows, in)`` to float32 ``(rows, out)``, ``activation`` applied ("none" or "gelu")."""

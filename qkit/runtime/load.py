@@ -31,9 +31,13 @@ def fill_integers(
         ArtifactError: a tensor is missing, left over or of the wrong shape.
     """
     hold_places(model)
-    stored = take_stored(model, layers, tensors)
+    stored = take_stored(model, layers, _kept(tensors))
     with misfits():
-        floats = {name: value.clone() for name, value in stored.floats.items()}
-        missing, unexpected = model.load_state_dict(floats, strict=False, assign=True)
+        missing, unexpected = model.load_state_dict(stored.floats, strict=False, assign=True)
         check_filled(model, [name for name in missing if name not in stored.packed], unexpected)
         return convert(model, layers, stored)
+
+
+def _kept(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All tensors, those that stay in use copied, so that none holds the whole file in memory."""
+    return {name: t if name.endswith(".packed") else t.clone() for name, t in tensors.items()}

@@ -125,7 +125,8 @@ class IntPatches(nn.Module):
         whole = x[..., : down * high, : across * wide].unflatten(-1, (across, wide))
         patches = whole.unflatten(2, (down, high)).permute(0, 2, 4, 1, 3, 5)
         rows = self.gemm(self.rounder(patches.reshape(len(x) * down * across, -1)))
-        return rows.view(len(x), down * across, -1).transpose(1, 2).unflatten(2, (down, across))
+        maps: Tensor = rows.view(len(x), down * across, -1).transpose(1, 2)
+        return maps.unflatten(2, (down, across))
 
 
 class IntEmbedding(nn.Module):
@@ -141,4 +142,5 @@ class IntEmbedding(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """``(...)`` token numbers to ``(..., features)``."""
         rows = F.embedding(tokens, self.values).to(self.scale.dtype)
-        return rows.mul_(self.scale[tokens].unsqueeze(-1))
+        scaled: Tensor = rows.mul_(self.scale[tokens].unsqueeze(-1))
+        return scaled
