@@ -66,12 +66,15 @@ def cut_padding(model: nn.Module, tokens: Tensor) -> Tensor:
         model: as ``accept_short_texts`` left it.
         tokens: token numbers ``(N, context)``.
     """
-    ends = _ends(model, tokens)
+    ends = text_ends(model, tokens)
     return tokens if ends is None else tokens[:, : int(ends.max()) + 1]
 
 
-def _ends(model: Any, tokens: Tensor) -> Tensor | None:
-    """Where each text ends, ``(N,)``; None if the tower may look beyond."""
+def text_ends(model: Any, tokens: Tensor) -> Tensor | None:
+    """Where each text of ``tokens`` ``(N, context)`` ends, ``(N,)``.
+
+    None if the tower may look beyond, or the model is not as ``accept_short_texts`` left it.
+    """
     tower = getattr(model, "text", model)
     if isinstance(tower, ShortTextCLIP):
         pool, end = tower.text_pool_type, tower.text_eos_id

@@ -20,6 +20,7 @@ from qkit.artifact.tensors import from_tensors, to_tensors
 from qkit.clip.blank import blank
 from qkit.clip.layout import swap_clip
 from qkit.clip.model import ClipModel, rebuild
+from qkit.clip.unpadded import drop_padding
 from qkit.errors import ArtifactError, ModelError, QkitError, QkitWarning, choices
 from qkit.graph.attach import attach
 from qkit.graph.layers import Layer, list_layers
@@ -137,6 +138,7 @@ def load_run(path: str | Path, runtime: str | None = None) -> Run:
     if runtime is None:
         from_tensors(clip.model, layers, folder.tensors())
         return Run(folder, clip, layers, recipe, report)
+    drop_padding(clip.model)
     fallbacks = fill_integers(clip.model, layers, folder.tensors())
     _tell(fallbacks, len(layers))
     return Run(folder, clip, layers, recipe, report, Runtime(runtime, fallbacks))

@@ -125,8 +125,7 @@ class IntPatches(nn.Module):
         whole = x[..., : down * high, : across * wide].unflatten(-1, (across, wide))
         patches = whole.unflatten(2, (down, high)).permute(0, 2, 4, 1, 3, 5)
         rows = self.gemm(self.rounder(patches.reshape(len(x) * down * across, -1)))
-        maps: Tensor = rows.view(len(x), down * across, -1).transpose(1, 2)
-        return maps.unflatten(2, (down, across))
+        return rows.view(len(x), down, across, -1).permute(0, 3, 1, 2)
 
 
 class IntEmbedding(nn.Module):
