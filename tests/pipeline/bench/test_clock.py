@@ -58,5 +58,6 @@ def test_threads_are_given_back_when_a_job_fails():
         with threads(before + 1):
             raise KeyError
 
-    pytest.raises(KeyError, fail)
+    with pytest.raises(KeyError):
+        fail()
     assert torch.get_num_threads() == before
