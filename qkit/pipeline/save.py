@@ -29,9 +29,8 @@ from qkit.pipeline.student import Student
 from qkit.recipe import Recipe, parse_recipe
 from qkit.report.model import ModelReport
 from qkit.runtime.convert import Fallback
-from qkit.runtime.load import fill_integers
+from qkit.runtime.load import RUNTIMES, fill_integers
 
-RUNTIMES = ("int8",)
 PACKAGES = ("qkit-clip", "torch", "open_clip_torch", "torchvision", "numpy", "safetensors")
 
 
@@ -111,9 +110,16 @@ def load_run(path: str | Path, runtime: str | None = None) -> Run:
     Args:
         path: where it lies.
         runtime: None simulates integers in float, bit-identical to what was calibrated. "int8" runs
-            the stored integers on the CPU's int8 kernels (see ``qkit.runtime``): features agree
-            but for what rounding in another order changes, and nothing can be calibrated anew.
-            Layers that no kernel runs are listed in ``Run.runtime.fallbacks``, with a QkitWarning.
+            the stored integers on the CPU's int8 kernels. "exact" multiplies the same integers
+            in float64, slowly, on any machine, and gives the features of "int8" bit for bit. Both
+            only encode: nothing can be calibrated anew. Layers that compute in float are listed in
+            ``Run.runtime.fallbacks``, with a QkitWarning.
+
+    A simulated model sums products of floats, which are off by some 1e-7 of a sum. That moves a
+    value that lies between two levels to the other one now and then; the next layers see a whole
+    step, and pass on more. So features of integer and simulated model differ like those of two
+    simulated models that sum in another order (in float32 and float64, say): by next to nothing
+    where rounding costs next to nothing, by up to as much as rounding costs where it costs much.
 
     Raises:
         ArtifactError: there is no run folder, it is damaged, or a newer qkit wrote it.
@@ -139,7 +145,7 @@ def load_run(path: str | Path, runtime: str | None = None) -> Run:
         from_tensors(clip.model, layers, folder.tensors())
         return Run(folder, clip, layers, recipe, report)
     drop_padding(clip.model)
-    fallbacks = fill_integers(clip.model, layers, folder.tensors())
+    fallbacks = fill_integers(clip.model, layers, folder.tensors(), runtime)
     _tell(fallbacks, len(layers))
     return Run(folder, clip, layers, recipe, report, Runtime(runtime, fallbacks))
 

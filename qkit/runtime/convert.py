@@ -50,13 +50,16 @@ class _Plan(NamedTuple):
     bias: Tensor | None
 
 
-def convert(model: nn.Module, layers: Sequence[Layer], stored: Stored) -> tuple[Fallback, ...]:
+def convert(
+    model: nn.Module, layers: Sequence[Layer], stored: Stored, gemm: type[Gemm] = Gemm
+) -> tuple[Fallback, ...]:
     """Replace layers by integer ones, in place; those that cannot be simulate as before.
 
     Args:
         model: swapped, its points filled, its float parameters loaded.
         layers: its layers.
         stored: what is stored of its weights.
+        gemm: what multiplies.
 
     Returns:
         the layers that compute in float, and why.
@@ -64,14 +67,14 @@ def convert(model: nn.Module, layers: Sequence[Layer], stored: Stored) -> tuple[
     Raises:
         ArtifactError: integers of a weight have the wrong number.
     """
-    missing = missing_kernel()
+    missing = missing_kernel() if gemm is Gemm else None
     kept: dict[PointId, Rounding] = {}
     found: list[Fallback] = []
     for group in _groups(layers):
         plans = [_plan(layer, stored, missing) for layer in group]
         reasons = [plan for plan in plans if isinstance(plan, str)]
         if not reasons:
-            _put(model, group, [plan for plan in plans if not isinstance(plan, str)])
+            _put(model, group, [plan for plan in plans if not isinstance(plan, str)], gemm)
             continue
         for layer in group:
             _simulate(layer, stored, kept)
@@ -141,29 +144,36 @@ def _bias(
     return torch.stack(parts).sum(0) if parts else None
 
 
-def _put(model: nn.Module, group: Sequence[Layer], plans: Sequence[_Plan | IntegerWeight]) -> None:
+def _put(
+    model: nn.Module,
+    group: Sequence[Layer],
+    plans: Sequence[_Plan | IntegerWeight],
+    gemm: type[Gemm],
+) -> None:
     """Put integer layers in the places of a group's layers."""
     attention = group[0].attention
     if type(attention) is QuantMultiheadAttention and not attention.cross:
-        _replace(model, group[0].name.rpartition(".")[0], _attention(attention, plans))
+        _replace(model, group[0].name.rpartition(".")[0], _attention(attention, plans, gemm))
         return
     for layer, plan in zip(group, plans, strict=True):
-        _replace(model, layer.name, _module(layer, plan))
+        _replace(model, layer.name, _module(layer, plan, gemm))
     if attention is not None:  # each projection rounds its own input from now on
         attention.input_quantizer = attention.context_quantizer = None
 
 
-def _module(layer: Layer, plan: _Plan | IntegerWeight) -> nn.Module:
+def _module(layer: Layer, plan: _Plan | IntegerWeight, gemm: type[Gemm]) -> nn.Module:
     if isinstance(plan, IntegerWeight):
         return IntEmbedding(plan)
-    gemm = Gemm(plan.weight, plan.bias)
+    product = gemm(plan.weight, plan.bias)
     if isinstance(layer.module, QuantConv2d):
-        return IntPatches(layer.module, plan.rounder, gemm)
-    return IntLinear(plan.rounder, gemm)
+        return IntPatches(layer.module, plan.rounder, product)
+    return IntLinear(plan.rounder, product)
 
 
 def _attention(
-    attention: QuantMultiheadAttention, plans: Sequence[_Plan | IntegerWeight]
+    attention: QuantMultiheadAttention,
+    plans: Sequence[_Plan | IntegerWeight],
+    gemm: type[Gemm],
 ) -> IntAttention:
     """One product for q, k and v, which stand in this order in the model."""
     parts = [plan for plan in plans if isinstance(plan, _Plan)]
@@ -171,8 +181,8 @@ def _attention(
     scale = torch.cat([part.weight.scale for part in parts])
     zeros = torch.zeros(len(values) // len(parts))
     bias = torch.cat([zeros if part.bias is None else part.bias for part in parts])
-    gemm = Gemm(IntegerWeight(values, scale), bias)
-    return IntAttention.of(attention, parts[0].rounder, gemm)
+    product = gemm(IntegerWeight(values, scale), bias)
+    return IntAttention.of(attention, parts[0].rounder, product)
 
 
 def _replace(model: nn.Module, path: str, module: nn.Module) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
@@ -12,10 +13,16 @@ from qkit.artifact.stored import check_filled, misfits, take_stored
 from qkit.clip.blank import hold_places
 from qkit.graph.layers import Layer
 from qkit.runtime.convert import Fallback, convert
+from qkit.runtime.gemm import ExactGemm, Gemm
+
+RUNTIMES: Mapping[str, type[Gemm]] = MappingProxyType({"int8": Gemm, "exact": ExactGemm})
 
 
 def fill_integers(
-    model: nn.Module, layers: Sequence[Layer], tensors: Mapping[str, Tensor]
+    model: nn.Module,
+    layers: Sequence[Layer],
+    tensors: Mapping[str, Tensor],
+    runtime: str = "int8",
 ) -> tuple[Fallback, ...]:
     """Fill a model without weights with stored tensors, ready to run in integers.
 
@@ -23,6 +30,7 @@ def fill_integers(
         model: of ``clip.blank``, swapped, its points attached.
         layers: its layers.
         tensors: as ``artifact.tensors.to_tensors`` made them.
+        runtime: one of ``RUNTIMES``.
 
     Returns:
         the layers that compute in float, and why.
@@ -35,7 +43,7 @@ def fill_integers(
     with misfits():
         missing, unexpected = model.load_state_dict(stored.floats, strict=False, assign=True)
         check_filled(model, [name for name in missing if name not in stored.packed], unexpected)
-        return convert(model, layers, stored)
+        return convert(model, layers, stored, RUNTIMES[runtime])
 
 
 def _kept(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

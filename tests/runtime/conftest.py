@@ -6,10 +6,14 @@ import warnings
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import qkit
 from qkit.errors import QkitWarning
 from qkit.recipe import Recipe, SchemeRule
+from qkit.runtime.gemm import ExactGemm, Gemm
+from qkit.runtime.operands import Operand
+from qkit.runtime.weights import IntegerWeight
 from qkit.spec import Granularity, QuantSpec, Scheme
 
 WEIGHT = QuantSpec(8, symmetric=True, granularity=Granularity.CHANNEL)
@@ -47,8 +51,18 @@ def both(save_run):
     return both
 
 
-def int8(path):
-    """The int8 run; what it warns of is looked at elsewhere."""
+def int8(path, runtime="int8"):
+    """The run in integers; what it warns of is looked at elsewhere."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", QkitWarning)
-        return qkit.load(path, runtime="int8")
+        return qkit.load(path, runtime=runtime)
+
+
+def same_bits() -> bool:
+    """Whether this machine's kernel multiplies by its scales in the order of ``ExactGemm``."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randint(-128, 128, (40, 64), dtype=torch.int8, generator=generator)
+    weight = IntegerWeight(values, torch.rand(40, generator=generator))
+    levels = torch.randint(0, 256, (30, 64), dtype=torch.uint8, generator=generator)
+    operand, bias = Operand(levels, 0.0213, 77), torch.randn(40, generator=generator)
+    return torch.equal(Gemm(weight, bias)(operand), ExactGemm(weight, bias)(operand))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qkit.errors import ModelError
-from qkit.runtime.gemm import Gemm, Requantized, missing_kernel
+from qkit.runtime.gemm import ExactGemm, Gemm, Requantized, missing_kernel
 from qkit.runtime.operands import Operand
 from qkit.runtime.weights import IntegerWeight
 
@@ -118,3 +118,18 @@ def test_copied_it_is_itself_and_pickled_it_is_refused():
     assert copy.deepcopy(gemm) is gemm
     with pytest.raises(ModelError, match=r"cannot be pickled. Load it from its run folder again"):
         pickle.dumps(gemm)
+
+
+@given(st.integers(1, 20), st.integers(1, 300), st.integers(1, 20), st.booleans())
+def test_the_kernel_gives_exact_sums_in_float32(rows, inner, outer, curved):
+    activation = "gelu" if curved else "none"
+    levels, weight, bias = numbers(rows, inner, outer, seed=rows + inner * outer)
+    gemm, exact = Gemm(weight, bias), ExactGemm(weight, bias)
+    for scale in (0.0213, torch.rand(rows, 1) + 0.01):
+        excess = None if isinstance(scale, float) else torch.arange(rows).float()
+        operand = Operand(levels, scale, 128, excess)
+        expected = exact(operand, activation)
+        torch.testing.assert_close(gemm(operand, activation), expected, rtol=1e-6, atol=1e-5)
+    static, target = Operand(levels, 0.0213, 128), Requantized(0.031, 7, 255)
+    found, expected = (g.requantized(static, target, activation) for g in (gemm, exact))
+    assert (found.values.int() - expected.values.int()).abs().max() <= 1  # at ties only

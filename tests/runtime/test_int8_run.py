@@ -16,7 +16,7 @@ from qkit.recipe import Recipe, SchemeRule
 from qkit.runtime.gemm import missing_kernel
 from qkit.runtime.modules import IntAttention, IntEmbedding, IntLinear, IntMlp, IntPatches
 from qkit.spec import Granularity, GridKind, QuantSpec, Scheme
-from tests.runtime.conftest import FLOAT_CORE, WAYS, WEIGHT, int8
+from tests.runtime.conftest import FLOAT_CORE, WAYS, WEIGHT, int8, same_bits
 
 COSINE = 0.9999
 
@@ -41,6 +41,15 @@ def test_features_are_those_of_the_simulated_model(both, pixels, tokens, name):
     run = both(name)
     found = features(run.int8.model, pixels, tokens)
     assert least_cosine(found, features(run.simulated.model, pixels, tokens)) >= COSINE
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_the_kernels_give_what_exact_sums_of_integers_give_bit_for_bit(both, pixels, tokens, name):
+    if not same_bits():
+        pytest.skip("this machine's kernel multiplies by its scales in another order")
+    found = features(both(name).int8.model, pixels, tokens)
+    expected = features(int8(both(name).path, "exact").model, pixels, tokens)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("name", WAYS)
@@ -118,7 +127,7 @@ def test_a_copy_computes_the_same(both, pixels, tokens):
 
 
 def test_an_unknown_runtime(both):
-    with pytest.raises(ModelError, match=r"unknown runtime 'int3'. Use one of: int8."):
+    with pytest.raises(ModelError, match=r"unknown runtime 'int3'. Use one of: int8, exact."):
         qkit.load(both("W4A4").path, runtime="int3")
 
 

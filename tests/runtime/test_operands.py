@@ -106,5 +106,15 @@ def test_what_is_no_operand_says_so(spec, reason):
     assert reason in rounder_of(TensorQuantizer(PointId("a", "input"), spec, axis=-1))
 
 
+def test_neighbours_on_either_side_of_a_tie_are_a_whole_step_apart():
+    """Why integer and simulated models may differ: sums that differ by 1e-7 may round apart."""
+    rounder = rounder_of(point_of(QuantSpec(8), zero=128))
+    before = near = torch.full((1, 1), 2.49999 * rounder.scale)
+    while int(rounder(near).values) == 130:
+        before, near = near, near.nextafter(torch.tensor(1.0))
+    assert int(rounder(near).values) - int(rounder(before).values) == 1
+    assert float(near - before) < 1e-6 * rounder.scale
+
+
 def test_a_float_input_says_so():
     assert rounder_of(None) == "its input stays in float"
