@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +17,21 @@ from qkit.nn.multihead import QuantMultiheadAttention
 from qkit.runtime.gemm import Gemm, Requantized
 from qkit.runtime.operands import Rounder, StaticRounder
 from qkit.runtime.weights import IntegerWeight
+
+
+BLOCK = 256  # rows whose float values stay in the cache
+
+
+def in_blocks(rows: Tensor, work: Callable[[Tensor], Tensor], whole: bool) -> Tensor:
+    """``work(rows)``, in even parts unless they are to stay ``whole``.
+
+    Scales of rows are applied behind the kernel, in several passes over its float output. One scale
+    for all is applied within it, and parts gain nothing.
+    """
+    parts = -(-len(rows) // BLOCK)
+    if parts <= 1 or whole:
+        return work(rows)
+    return torch.cat([work(part) for part in rows.chunk(parts)])
 
 
 class IntLinear(nn.Module):
@@ -33,8 +50,12 @@ class IntLinear(nn.Module):
 
     def forward(self, x: Tensor, activation: str = "none") -> Tensor:
         """``(..., in)`` to ``(..., out)``, ``activation`` ("none" or "gelu") applied."""
-        rows = self.gemm(self.rounder(x.flatten(0, -2)), activation)
-        return rows.view(*x.shape[:-1], -1)
+
+        def product(rows: Tensor) -> Tensor:
+            return self.gemm(self.rounder(rows), activation)
+
+        whole = isinstance(self.rounder, StaticRounder)
+        return in_blocks(x.flatten(0, -2), product, whole).view(*x.shape[:-1], -1)
 
     def __rmatmul__(self, x: Tensor) -> Tensor:
         result: Tensor = self(x)
@@ -55,13 +76,17 @@ class IntMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., dim)`` to ``(..., dim)``."""
+        whole = self.between is not None
+        return in_blocks(x.flatten(0, -2), self._rows, whole).view(*x.shape[:-1], -1)
+
+    def _rows(self, rows: Tensor) -> Tensor:
+        operand, fc = self.c_fc.rounder(rows), self.c_fc.gemm
         if self.between is None:
-            result: Tensor = self.c_proj(self.c_fc(x, "gelu"))
-            return result
-        operand = self.c_fc.rounder(x.flatten(0, -2))
-        hidden = self.c_fc.gemm.requantized(operand, self.between, "gelu")
-        rows: Tensor = self.c_proj.gemm(hidden)
-        return rows.view(*x.shape[:-1], -1)
+            hidden = self.c_proj.rounder(fc(operand, "gelu"))
+        else:
+            hidden = fc.requantized(operand, self.between, "gelu")
+        result: Tensor = self.c_proj.gemm(hidden)
+        return result
 
 
 def _between(first: IntLinear, second: IntLinear) -> Requantized | None:
