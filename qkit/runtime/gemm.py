@@ -16,6 +16,7 @@ on AVX512-VNNI the two agree bit for bit, but for the last bit of a GELU of very
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -42,8 +43,13 @@ class Gemm:
         self.packed = self._pack(values)
         self.zeros = torch.zeros(len(values), dtype=torch.int64)
         self.bias = bias
-        one = torch.ones(1, values.shape[1], dtype=torch.uint8)
-        self.sums = self._run(Operand(one, 1.0, 0), 1.0, None, None, "none")[0]
+        self.inner = values.shape[1]
+
+    @cached_property
+    def sums(self) -> Tensor:
+        """Row sums of the weight, ``(out,)``; only rows with zero points of their own need them."""
+        one = torch.ones(1, self.inner, dtype=torch.uint8)
+        return self._run(Operand(one, 1.0, 0), 1.0, None, None, "none")[0]
 
     def __call__(self, operand: Operand, activation: str = "none") -> Tensor:
         """``(rows, in)`` to float32 ``(rows, out)``, ``activation`` applied ("none" or "gelu")."""

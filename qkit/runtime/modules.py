@@ -18,7 +18,6 @@ from qkit.runtime.gemm import Gemm, Requantized
 from qkit.runtime.operands import Rounder, StaticRounder
 from qkit.runtime.weights import IntegerWeight
 
-
 BLOCK = 256  # rows whose float values stay in the cache
 
 
