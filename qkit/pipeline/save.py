@@ -140,14 +140,15 @@ def load_run(path: str | Path, runtime: str | None = None) -> Run:
     except (KeyError, TypeError, QkitError) as error:
         message = f"run folder {path} is damaged: {error}. Calibrate again."
         raise ArtifactError(message) from error
-    report = ModelReport.from_dict(folder.report)
     if runtime is None:
         from_tensors(clip.model, layers, folder.tensors())
-        return Run(folder, clip, layers, recipe, report)
-    drop_padding(clip.model)
-    fallbacks = fill_integers(clip.model, layers, folder.tensors(), runtime)
-    _tell(fallbacks, len(layers))
-    return Run(folder, clip, layers, recipe, report, Runtime(runtime, fallbacks))
+        how = None
+    else:
+        drop_padding(clip.model)
+        fallbacks = fill_integers(clip.model, layers, folder.tensors(), runtime)
+        _tell(fallbacks, len(layers))
+        how = Runtime(runtime, fallbacks)
+    return Run(folder, clip, layers, recipe, ModelReport.from_dict(folder.report), how)
 
 
 def _tell(fallbacks: Sequence[Fallback], total: int) -> None:
