@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,27 @@ def in_blocks(rows: Tensor, work: Callable[[Tensor], Tensor], whole: bool) -> Te
     return torch.cat([work(part) for part in rows.chunk(parts)])
 
 
-class IntLinear(nn.Module):
+class _OnCpu(nn.Module):
+    """A module whose packed weight neither moves nor changes its type."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Refuse what would move its neighbours away from it.
+
+        Raises:
+            ModelError: floats would leave the CPU, or float32.
+        """
+        moved = fn(torch.zeros(1))
+        if moved.dtype != torch.float32 or moved.device.type != "cpu":
+            message = (
+                f"an int8 model computes on the CPU, in float32 between its integer layers, not "
+                f"in {moved.dtype} on {moved.device}. Leave it as it was loaded."
+            )
+            raise ModelError(message)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+class IntLinear(_OnCpu):
     """Stands for ``QuantLinear``, and for ``QuantProjection``: it answers ``x @ projection``, too.
 
     Attributes:
@@ -133,7 +154,7 @@ class IntAttention(QuantMultiheadAttention):
         return q[:, :, :queries], k, v
 
 
-class IntPatches(nn.Module):
+class IntPatches(_OnCpu):
     """A convolution whose windows do not overlap: a product of unfolded patches."""
 
     def __init__(self, conv: QuantConv2d, rounder: Rounder, gemm: Gemm) -> None:

@@ -126,6 +126,18 @@ def test_a_copy_computes_the_same(both, pixels, tokens):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+@pytest.mark.parametrize("move", [{"dtype": torch.bfloat16}, {"device": "meta"}], ids=str)
+def test_it_stays_where_its_packed_weights_are(both, move):
+    with pytest.raises(ModelError, match=r"computes on the CPU, in float32 .* Leave it as it was"):
+        int8(both("W4A4").path).model.to(**move)
+
+
+def test_where_it_is_it_may_be_put(both, pixels):
+    model = both("W4A4").int8.model
+    expected = model.encode_image(pixels)
+    assert torch.equal(model.to("cpu", torch.float32).float().encode_image(pixels), expected)
+
+
 def test_an_unknown_runtime(both):
     with pytest.raises(ModelError, match=r"unknown runtime 'int3'. Use one of: int8, exact."):
         qkit.load(both("W4A4").path, runtime="int3")
