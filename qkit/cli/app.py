@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from qkit import __version__
+from qkit.cli.bench import bench
 from qkit.cli.calibrate import calibrate
 from qkit.cli.compare import compare
 from qkit.cli.demo import demo
@@ -32,6 +33,7 @@ app.command()(compare)
 app.command()(evaluate)
 app.command()(search)
 app.add_typer(finetune, name="finetune")
+app.command()(bench)
 app.command()(calibrators)
 app.command()(transforms)
 app.command()(roundings)

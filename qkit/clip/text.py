@@ -82,7 +82,10 @@ def project(tower: Any, pooled: Tensor) -> Tensor:
 
 
 def text_ends(model: nn.Module, tokens: Tensor) -> Tensor | None:
-    """Where each text ends, ``(N,)``; None if the tower may look beyond."""
+    """Where each text of ``tokens`` ``(N, context)`` ends, ``(N,)``.
+
+    None if the tower may look beyond, or the model is not as ``accept_short_texts`` left it.
+    """
     tower = text_tower(model)
     if isinstance(tower, ShortTextCLIP):
         pool, end = tower.text_pool_type, tower.text_eos_id

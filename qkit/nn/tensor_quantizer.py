@@ -162,7 +162,7 @@ class TensorQuantizer(nn.Module):
             return self.out_of(self.learned_weight, x)
         if self.levels is not None:
             return self.dequantized(self.levels)
-        z = self.into(self._adjusted(x))
+        z = self.coordinates(x)
         if self.learned_scale is None:
             rounded = self._grid(z).round(z)
         else:
@@ -190,7 +190,7 @@ class TensorQuantizer(nn.Module):
 
     def positions(self, x: Tensor) -> Tensor:
         """Where ``x`` lies on the grid, in steps from the lowest level; unrounded if uniform."""
-        z = self.into(self._adjusted(x))
+        z = self.coordinates(x)
         if not self.spec.uniform:
             grid = self._grid(z)
             assert not isinstance(grid, Grid)  # only uniform specs have one
@@ -198,8 +198,10 @@ class TensorQuantizer(nn.Module):
         scale, zero_point = self._qparams_of(z)
         return z / scale + (zero_point - self.spec.quant_min)
 
-    def _adjusted(self, x: Tensor) -> Tensor:
-        return x if self.gain is None or self.shift is None else x * self.gain + self.shift
+    def coordinates(self, x: Tensor) -> Tensor:
+        """``x`` as it is rounded: its channels' gain and shift applied, then the transform."""
+        adjusted = x if self.gain is None or self.shift is None else x * self.gain + self.shift
+        return self.into(adjusted)
 
     def into(self, x: Tensor) -> Tensor:
         """``x`` in the coordinates of the transform; a weight becomes rows then."""

@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import platform
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,21 +18,38 @@ from torch import Tensor, nn
 
 from qkit.artifact.folder import RunFolder, read_run, write_run
 from qkit.artifact.tensors import from_tensors, to_tensors
+from qkit.clip.blank import blank
 from qkit.clip.layout import swap_clip
 from qkit.clip.model import ClipModel, rebuild
-from qkit.errors import ArtifactError, QkitError
+from qkit.clip.unpadded import drop_padding
+from qkit.errors import ArtifactError, ModelError, QkitError, QkitWarning, choices
 from qkit.graph.attach import attach
 from qkit.graph.layers import Layer, list_layers
 from qkit.graph.match import decide
 from qkit.nn.tensor_quantizer import Mode
-from qkit.pipeline.finetune.learned import Learned, stored_learned
+from qkit.pipeline.finetune.learned import MEMBER, Learned, stored_learned
 from qkit.pipeline.student import Student
 from qkit.pipeline.texts import encode_classes
 from qkit.progress import ignore
 from qkit.recipe import Recipe, parse_recipe
 from qkit.report.model import ModelReport
+from qkit.runtime.convert import Fallback
+from qkit.runtime.load import RUNTIMES, fill_integers
 
 PACKAGES = ("qkit-clip", "torch", "open_clip_torch", "torchvision", "numpy", "safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """How a model computes in integers.
+
+    Attributes:
+        name: as ``load_run`` takes it.
+        fallbacks: layers that compute in float all the same, and why.
+    """
+
+    name: str
+    fallbacks: tuple[Fallback, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +63,7 @@ class Run:
         recipe: how it was quantized.
         report: what was measured.
         learned: the prompt and the adapter of a fine-tuned run, both in use; None for other runs.
+        runtime: how its model computes; None where integers are simulated in float.
     """
 
     folder: RunFolder
@@ -52,6 +72,7 @@ class Run:
     recipe: Recipe
     report: ModelReport
     learned: Learned | None = None
+    runtime: Runtime | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -101,17 +122,35 @@ def save_run(
     write_run(path, tensors, manifest, report, overwrite=overwrite)
 
 
-def load_run(path: str | Path) -> Run:
-    """Load a run folder; its model gives bit-identical features.
+def load_run(path: str | Path, runtime: str | None = None) -> Run:
+    """Load a run folder.
+
+    Args:
+        path: where it lies.
+        runtime: None simulates integers in float, bit-identical to what was calibrated. "int8" runs
+            the stored integers on the CPU's int8 kernels. "exact" multiplies the same integers
+            in float64, slowly, on any machine, and gives the features of "int8" bit for bit. Both
+            only encode: nothing can be calibrated anew. Layers that compute in float are listed in
+            ``Run.runtime.fallbacks``, with a QkitWarning.
+
+    A simulated model sums products of floats, which are off by some 1e-7 of a sum. That moves a
+    value that lies between two levels to the other one now and then; the next layers see a whole
+    step, and pass on more. So features of integer and simulated model differ like those of two
+    simulated models that sum in another order (in float32 and float64, say): by next to nothing
+    where rounding costs next to nothing, by up to as much as rounding costs where it costs much.
 
     Raises:
         ArtifactError: there is no run folder, it is damaged, or a newer qkit wrote it.
+        ModelError: the runtime is unknown.
     """
+    if runtime is not None and runtime not in RUNTIMES:
+        message = f"unknown runtime {runtime!r}. Use one of: {choices(RUNTIMES)}."
+        raise ModelError(message)
     folder = read_run(Path(path))
     try:
         spec, config = folder.manifest["model"]["spec"], folder.manifest["model"]["config"]
         recipe = parse_recipe(folder.manifest["recipe"], f"{path}/manifest.json")
-        clip = rebuild(spec, config)
+        clip = rebuild(spec, config) if runtime is None else blank(spec, config)
         layers = list_layers(clip.model, swap_clip(clip.model))
         attach(clip.model, layers, recipe.rules, decide(recipe.rules, layers))
     except ArtifactError:
@@ -119,10 +158,43 @@ def load_run(path: str | Path) -> Run:
     except (KeyError, TypeError, QkitError) as error:
         message = f"run folder {path} is damaged: {error}. Calibrate again."
         raise ArtifactError(message) from error
-    from_tensors(clip.model, layers, folder.tensors())
     learned = stored_learned(folder)
+    how = _fill(clip.model, layers, folder.tensors(), runtime)
+    if how is not None:
+        beside = _adapter_fallbacks(learned)
+        how = replace(how, fallbacks=(*how.fallbacks, *beside))
+        _tell(how.fallbacks, len(layers) + len(beside))
     served = clip if learned is None else learned.applied_to(clip)
-    return Run(folder, served, layers, recipe, ModelReport.from_dict(folder.report), learned)
+    return Run(folder, served, layers, recipe, ModelReport.from_dict(folder.report), learned, how)
+
+
+def _fill(
+    model: nn.Module, layers: Sequence[Layer], tensors: dict[str, Tensor], runtime: str | None
+) -> Runtime | None:
+    """Put a run's tensors into its model, to be simulated or to be run as integers."""
+    if runtime is None:
+        from_tensors(model, layers, tensors)
+        return None
+    drop_padding(model)
+    return Runtime(runtime, fill_integers(model, layers, tensors, runtime))
+
+
+def _adapter_fallbacks(learned: Learned | None) -> tuple[Fallback, ...]:
+    """A fine-tuned run's adapter is simulated, whatever runs the towers."""
+    if learned is None or learned.adapter is None or learned.adapter.bits is None:
+        return ()
+    names = (f"{MEMBER}.{layer.name}" for layer in learned.adapter.layers)
+    return tuple(Fallback(name, "it belongs to the adapter, which is simulated") for name in names)
+
+
+def _tell(fallbacks: Sequence[Fallback], total: int) -> None:
+    """Warn of layers that compute in float, by reason."""
+    if not fallbacks:
+        return
+    reasons = Counter(fallback.reason for fallback in fallbacks)
+    said = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common())
+    message = f"{len(fallbacks)} of {total} layers compute in float ({said})."
+    warnings.warn(message, QkitWarning, stacklevel=3)
 
 
 def versions() -> dict[str, str]:

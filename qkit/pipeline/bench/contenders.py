@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""The models that are timed, and what they are given."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from qkit.artifact.folder import read_run
+from qkit.clip.model import ClipModel, rebuild
+from qkit.clip.zero_shot import sample_prompts
+from qkit.errors import ModelError, QkitWarning
+from qkit.pipeline.save import Run, load_run
+
+FP32, BF16, INT8 = "fp32", "bf16", "int8"
+MODELS = (FP32, BF16, INT8)
+WHAT = ("image", "captions", "full texts")
+
+
+class Batch(NamedTuple):
+    """A tower and what it encodes: pixels ``(N, 3, H, W)`` or tokens ``(N, context)``."""
+
+    tower: str
+    data: Tensor
+
+
+def integer_run(path: Path) -> Run:
+    """Load a run in integers; what falls back is told in the report.
+
+    Raises:
+        ArtifactError: it cannot be loaded.
+        ModelError: no layer of it multiplies in integers, so there is no speed to measure.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", QkitWarning)
+        run = load_run(path, runtime=INT8)
+    assert run.runtime is not None
+    multiplying = {layer.name for layer in run.layers if layer.kind != "embedding"}
+    fallbacks = run.runtime.fallbacks
+    if multiplying <= {fallback.layer for fallback in fallbacks}:
+        message = (
+            f"no layer of {path} multiplies in integers here ({fallbacks[0].reason}), and a "
+            "simulation's speed says nothing. Use a run with weights and inputs of integers."
+        )
+        raise ModelError(message)
+    return run
+
+
+def float_model(path: Path, dtype: torch.dtype) -> ClipModel:
+    """The architecture of a run as open_clip builds it, with random weights: speed is the same."""
+    model = read_run(path).manifest["model"]
+    clip = rebuild(model["spec"], model["config"])
+    clip.model.to(dtype).requires_grad_(False)
+    return clip
+
+
+def load_all(path: Path) -> tuple[Run, dict[str, nn.Module]]:
+    """The run in integers, and all models by name."""
+    run = integer_run(path)
+    floats = {FP32: torch.float32, BF16: torch.bfloat16}
+    models = {name: float_model(path, dtype).model for name, dtype in floats.items()}
+    return run, {**models, INT8: run.model}
+
+
+def make_batch(clip: ClipModel, what: str, count: int) -> Batch:
+    """Random pixels, prompts around class names, or texts as long as the context."""
+    generator = torch.Generator().manual_seed(0)
+    if what == "image":
+        size = clip.config["preprocess_cfg"]["size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        return Batch("image", torch.randn(count, 3, height, width, generator=generator))
+    if what == "captions":
+        return Batch("text", clip.tokenizer(sample_prompts(count, 0)))
+    context = clip.tokenizer([""]).shape[1]
+    return Batch("text", clip.tokenizer([context * "dog "] * count))
+
+
+def encode(model: Any, batch: Batch) -> Tensor:
+    """Features of a batch."""
+    tower, data = batch
+    encoder = getattr(model, f"encode_{tower}")
+    if data.is_floating_point():
+        data = data.to(next(model.parameters()).dtype)
+    features: Tensor = encoder(data)
+    return features
+
+
+def models_by_name(models: Mapping[str, nn.Module], batch: Batch) -> dict[str, Any]:
+    """For each model, a call that encodes ``batch``."""
+    return {name: lambda model=model: encode(model, batch) for name, model in models.items()}

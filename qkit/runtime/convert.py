@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""Turn a swapped model that is filled with placeholders into one that runs in integers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from qkit.artifact.stored import Stored, stored_levels
+from qkit.calibration.install import install_roundings
+from qkit.graph.layers import Layer
+from qkit.nn.attention import QuantSDPA
+from qkit.nn.conv import QuantConv2d
+from qkit.nn.embedding import QuantEmbedding
+from qkit.nn.layer import QuantLayer
+from qkit.nn.multihead import QuantMultiheadAttention
+from qkit.runtime.gemm import Gemm, missing_kernel
+from qkit.runtime.modules import IntAttention, IntEmbedding, IntLinear, IntMlp, IntPatches
+from qkit.runtime.operands import Rounder, rounder_of
+from qkit.runtime.weights import IntegerWeight, integer_weight
+from qkit.spec import PointId, Rounding
+
+FLOAT = "the recipe leaves it in float"
+SIMULATED = "its two products are simulated in float: torch has no batched integer product"
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """A layer that does not compute in integers.
+
+    Attributes:
+        layer: its name.
+        reason: why.
+    """
+
+    layer: str
+    reason: str
+
+
+class _Plan(NamedTuple):
+    """What a layer's product is made of."""
+
+    rounder: Rounder
+    weight: IntegerWeight
+    bias: Tensor | None
+
+
+def convert(
+    model: nn.Module, layers: Sequence[Layer], stored: Stored, gemm: type[Gemm] = Gemm
+) -> tuple[Fallback, ...]:
+    """Replace layers by integer ones, in place; those that cannot be simulate as before.
+
+    Args:
+        model: swapped, its points filled, its float parameters loaded.
+        layers: its layers.
+        stored: what is stored of its weights.
+        gemm: what multiplies.
+
+    Returns:
+        the layers that compute in float, and why.
+
+    Raises:
+        ArtifactError: integers of a weight have the wrong number.
+    """
+    missing = missing_kernel() if gemm is Gemm else None
+    kept: dict[PointId, Rounding] = {}
+    found: list[Fallback] = []
+    for group in _groups(layers):
+        plans = [_plan(layer, stored, missing) for layer in group]
+        reasons = [plan for plan in plans if isinstance(plan, str)]
+        if not reasons:
+            _put(model, group, [plan for plan in plans if not isinstance(plan, str)], gemm)
+            continue
+        for layer in group:
+            _simulate(layer, stored, kept)
+            found.append(Fallback(layer.name, reasons[0]))
+    install_roundings(model, kept)
+    _fuse_mlps(model)
+    return tuple(found)
+
+
+def _groups(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
+    """Layers one by one, but q, k and v of an attention, which share an input, together."""
+    seen: set[str] = set()
+    for layer in layers:
+        if layer.name not in seen:
+            shared = layer.attention is not None
+            group = [o for o in layers if shared and o.attention is layer.attention] or [layer]
+            seen |= {other.name for other in group}
+            yield group
+
+
+def _plan(layer: Layer, stored: Stored, missing: str | None) -> _Plan | IntegerWeight | str:
+    """The parts of a layer's product (of an embedding, its table), or why there is none."""
+    module, point = layer.module, layer.weight_quantizer
+    if isinstance(module, QuantSDPA):
+        return SIMULATED if layer.input_quantizers else FLOAT
+    if point is None:
+        return "its weight stays in float" if layer.input_quantizers else FLOAT
+    table = isinstance(module, QuantEmbedding)
+    unfit = None if table else missing or _overlapping(module)
+    rounder = rounder_of(next(iter(layer.input_quantizers), None))
+    if unfit is not None or (isinstance(rounder, str) and not table):
+        return unfit or str(rounder)
+    packed = stored.packed[f"{layer.name}.weight"]
+    weight = integer_weight(packed, module.weight.shape, point)
+    if isinstance(weight, str) or isinstance(rounder, str):
+        return weight
+    return _Plan(rounder, weight, _bias(layer, weight, stored.roundings))
+
+
+def _overlapping(module: QuantLayer) -> str | None:
+    if not isinstance(module, QuantConv2d):
+        return None
+    if not module.cuts_patches:
+        return "windows of the convolution overlap"
+    point = module.input_quantizer
+    if point is not None and point.gain is not None:
+        return "its input is changed by channel before rounding"
+    return None
+
+
+def _bias(
+    layer: Layer, weight: IntegerWeight, roundings: Mapping[PointId, Rounding]
+) -> Tensor | None:
+    """Bias, correction, and what the mean of a centred input contributes, ``(out,)``.
+
+    The reference multiplies ``rounded + mean`` by the weight; here the weight meets the mean in the
+    coordinates it is stored in, once.
+    """
+    point, bias = layer.weight_quantizer, getattr(layer.module, "bias", None)
+    parts = [] if bias is None else [bias.detach()]
+    rounding = None if point is None else roundings.get(point.point)
+    if rounding is not None and rounding.correction is not None:
+        parts.append(rounding.correction)
+    if layer.transform is not None and layer.transform.shift is not None:
+        mean = layer.transform.into(2 * layer.transform.shift)  # it takes the mean off once
+        parts.append((weight.values.float() @ mean) * weight.scale)
+    return torch.stack(parts).sum(0) if parts else None
+
+
+def _put(
+    model: nn.Module,
+    group: Sequence[Layer],
+    plans: Sequence[_Plan | IntegerWeight],
+    gemm: type[Gemm],
+) -> None:
+    """Put integer layers in the places of a group's layers."""
+    attention = group[0].attention
+    if type(attention) is QuantMultiheadAttention and not attention.cross:
+        _replace(model, group[0].name.rpartition(".")[0], _attention(attention, plans, gemm))
+        return
+    for layer, plan in zip(group, plans, strict=True):
+        _replace(model, layer.name, _module(layer, plan, gemm))
+    if attention is not None:  # each projection rounds its own input from now on
+        attention.input_quantizer = attention.context_quantizer = None
+
+
+def _module(layer: Layer, plan: _Plan | IntegerWeight, gemm: type[Gemm]) -> nn.Module:
+    if isinstance(plan, IntegerWeight):
+        return IntEmbedding(plan)
+    product = gemm(plan.weight, plan.bias)
+    if isinstance(layer.module, QuantConv2d):
+        return IntPatches(layer.module, plan.rounder, product)
+    return IntLinear(plan.rounder, product)
+
+
+def _attention(
+    attention: QuantMultiheadAttention,
+    plans: Sequence[_Plan | IntegerWeight],
+    gemm: type[Gemm],
+) -> IntAttention:
+    """One product for q, k and v, which stand in this order in the model."""
+    parts = [plan for plan in plans if isinstance(plan, _Plan)]
+    values = torch.cat([part.weight.values for part in parts])
+    scale = torch.cat([part.weight.scale for part in parts])
+    zeros = torch.zeros(len(values) // len(parts))
+    bias = torch.cat([zeros if part.bias is None else part.bias for part in parts])
+    product = gemm(IntegerWeight(values, scale), bias)
+    return IntAttention.of(attention, parts[0].rounder, product)
+
+
+def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    owner, _, name = path.rpartition(".")
+    setattr(model.get_submodule(owner), name, module.eval())
+
+
+def _simulate(layer: Layer, stored: Stored, kept: dict[PointId, Rounding]) -> None:
+    """Give a layer that stays as it is the float weight that its integers stand for."""
+    module, point = layer.module, layer.weight_quantizer
+    if isinstance(module, QuantSDPA) or point is None:
+        return
+    levels = stored_levels(stored.packed[f"{layer.name}.weight"], module, point)
+    rounded = point.dequantized(levels).add(0.0)  # no -0.0
+    module.weight = nn.Parameter(rounded, requires_grad=False)
+    if point.point in stored.roundings:
+        kept[point.point] = stored.roundings[point.point]
+
+
+def _fuse_mlps(model: nn.Module) -> None:
+    """Join linear, exact GELU and linear where open_clip runs them one after the other."""
+    for owner in list(model.modules()):
+        for name, child in list(owner.named_children()):
+            if not isinstance(child, nn.Sequential) or len(child) != 3:
+                continue
+            first, act, second = child
+            exact = type(act) is nn.GELU and act.approximate == "none"
+            if exact and isinstance(first, IntLinear) and isinstance(second, IntLinear):
+                setattr(owner, name, IntMlp(first, second))

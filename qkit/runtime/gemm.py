@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""The integer product: uint8 rows times an int8 weight, accumulated in int32, and what follows.
+
+oneDNN's kernel takes one scale and zero point for all rows. Where every row has its own, the
+accumulators come out as float32 and the rest is done behind it:
+
+    y = scale_row * (A * scale_out - excess_row * sums_out) + bias
+
+with the accumulator A of the kernel's zero point and the row sums of the weight.
+
+An ``ExactGemm`` computes the same in float64, where sums of integers are exact, and then in the
+kernel's order: ``A * scale * scale_out + bias``, every product rounded to float32. With oneDNN 3.12
+on AVX512-VNNI the two agree bit for bit, but for the last bit of a GELU of very few values.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from qkit.errors import ModelError
+from qkit.runtime.operands import Operand
+from qkit.runtime.weights import IntegerWeight
+
+
+class Requantized(NamedTuple):
+    """An output in integers: ``value / scale + zero``, rounded, within 0 and ``largest``."""
+
+    scale: float
+    zero: int
+    largest: int
+
+
+class Gemm:
+    """A weight packed for the kernel, with its bias."""
+
+    def __init__(self, weight: IntegerWeight, bias: Tensor | None) -> None:
+        values, self.scale = weight
+        self.packed = self._pack(values)
+        self.zeros = torch.zeros(len(values), dtype=torch.int64)
+        self.bias = bias
+        self.inner = values.shape[1]
+
+    @cached_property
+    def sums(self) -> Tensor:
+        """Row sums of the weight, ``(out,)``; only rows with zero points of their own need them."""
+        one = torch.ones(1, self.inner, dtype=torch.uint8)
+        return self._run(Operand(one, 1.0, 0), 1.0, None, None, "none")[0]
+
+    def __call__(self, operand: Operand, activation: str = "none") -> Tensor:
+        """``(rows, in)`` to float32 ``(rows, out)``, ``activation`` applied ("none" or "gelu")."""
+        if isinstance(operand.scale, float):
+            return self._run(operand, operand.scale, self.bias, None, activation)
+        result = self._run(operand, 1.0, None, None, "none")
+        if operand.excess is not None:
+            result.addr_(operand.excess, self.sums, alpha=-1)
+        if self.bias is None:
+            result.mul_(operand.scale)
+        else:
+            torch.addcmul(self.bias, result, operand.scale, out=result)
+        return result if activation == "none" else torch.nn.functional.gelu(result)
+
+    def requantized(self, operand: Operand, target: Requantized, activation: str) -> Operand:
+        """The same in integers, rounded in the kernel; ``operand`` has one scale for all rows."""
+        assert isinstance(operand.scale, float)
+        values = self._run(operand, operand.scale, self.bias, target, activation)
+        if target.largest < 255:
+            values.clamp_(max=target.largest)
+        return Operand(values, target.scale, target.zero)
+
+    @staticmethod
+    def _pack(values: Tensor) -> Tensor:
+        """The kernel ignores strides: anything but contiguous rows would be read wrongly."""
+        packed: Tensor = torch.ops.onednn.qlinear_prepack(values.contiguous(), None)
+        return packed
+
+    def _run(
+        self,
+        operand: Operand,
+        scale: float,
+        bias: Tensor | None,
+        target: Requantized | None,
+        activation: str,
+    ) -> Tensor:
+        to_scale, to_zero = (1.0, 0) if target is None else target[:2]
+        result: Tensor = torch.ops.onednn.qlinear_pointwise(
+            operand.values.contiguous(),
+            scale,
+            operand.zero,
+            self.packed,
+            self.scale,
+            self.zeros,
+            bias,
+            to_scale,
+            to_zero,
+            torch.float32 if target is None else torch.uint8,
+            activation,
+            [],
+            "none",
+        )
+        return result
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Itself: nothing in it ever changes, and the packed weight has no storage to copy."""
+        return self
+
+    def __reduce__(self) -> str:
+        """Refuse to be pickled.
+
+        Raises:
+            ModelError: always.
+        """
+        message = "an int8 model cannot be pickled. Load it from its run folder again."
+        raise ModelError(message)
+
+
+class ExactGemm(Gemm):
+    """The same without a kernel: bit for bit, on any machine, slowly."""
+
+    @staticmethod
+    def _pack(values: Tensor) -> Tensor:
+        return values
+
+    def _run(
+        self,
+        operand: Operand,
+        scale: float,
+        bias: Tensor | None,
+        target: Requantized | None,
+        activation: str,
+    ) -> Tensor:
+        levels = operand.values.double() - operand.zero
+        result = (levels @ self.packed.double().T).float() * torch.tensor(scale) * self.scale
+        if bias is not None:
+            result += bias
+        if activation == "gelu":
+            result = torch.nn.functional.gelu(result)
+        if target is None:
+            return result
+        return (result / target.scale).round_().add_(target.zero).clamp_(0, 255).to(torch.uint8)
+
+
+def missing_kernel() -> str | None:
+    """Why this machine or this torch cannot run a ``Gemm``; None where it can."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(
+        torch.ops.onednn, "qlinear_pointwise"
+    ):
+        return "this torch has no oneDNN int8 kernels"
+    values = torch.tensor([[127, 127], [-128, -128]], dtype=torch.int8)
+    rows = torch.tensor([[255, 255], [1, 130]], dtype=torch.uint8)  # sums beyond 16 bits
+    expected = (rows.int() - 7) @ values.int().T
+    gemm = Gemm(IntegerWeight(values, torch.ones(2)), None)
+    if not torch.equal(gemm(Operand(rows, 1.0, 7)), expected.float()):
+        return "this machine's int8 kernels saturate or fail"
+    return None
