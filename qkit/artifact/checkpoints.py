@@ -75,7 +75,7 @@ def open_checkpoints(folder: Path, key: Mapping[str, Any]) -> Checkpoints:
     try:
         if (folder / KEY).exists() and (folder / KEY).read_text(encoding="utf-8") != wanted:
             message = (
-                f"{folder} holds an interrupted calibration of another model, recipe or data. "
+                f"{folder} holds interrupted work on another model, recipe or data. "
                 "Delete it, or choose another --out."
             )
             raise ArtifactError(message)

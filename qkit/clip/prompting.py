@@ -26,15 +26,15 @@ Encoder = Callable[[Tensor], Tensor]
 """From context vectors to text features ``(texts, dim)``, not normalised."""
 
 
-def token_table(model: nn.Module) -> nn.Embedding:
-    """The token table of a text tower, behind which context vectors can be put in.
+def token_table(model: nn.Module) -> nn.Module:
+    """The token table of a text tower, in float or in integers; context vectors go in behind it.
 
     Raises:
         ModelError: it has none that can be reached.
     """
     tower = text_tower(model)
     table = getattr(tower, "token_embedding", None)
-    if not isinstance(table, nn.Embedding):
+    if not isinstance(table, nn.Module):
         message = (
             f"the text tower {type(tower).__name__} takes no context vectors: it has no "
             "token_embedding. Go without a learned prompt (--no-prompt)."
@@ -50,10 +50,20 @@ def phrase_vectors(clip: ClipModel, phrase: str) -> Tensor:
         DataError: it has no words.
         ModelError: see ``token_table``.
     """
-    table = token_table(clip.model)
     with torch.no_grad():
-        found: Tensor = table(phrase_tokens(clip, phrase).to(table.weight.device))
+        found: Tensor = token_table(clip.model)(phrase_tokens(clip, phrase).to(_device(clip.model)))
     return found.detach().clone()
+
+
+def token_width(model: nn.Module) -> int:
+    """Length of a context vector.
+
+    Raises:
+        ModelError: see ``token_table``.
+    """
+    with torch.no_grad():
+        one: Tensor = token_table(model)(torch.zeros(1, dtype=torch.long, device=_device(model)))
+    return one.shape[-1]
 
 
 def prompt_encoder(model: nn.Module, layout: PromptLayout, *, shared: bool) -> Encoder:
@@ -70,7 +80,8 @@ def prompt_encoder(model: nn.Module, layout: PromptLayout, *, shared: bool) -> E
     Raises:
         ModelError: see ``token_table``.
     """
-    device = token_table(model).weight.device
+    token_table(model)
+    device = _device(model)
     placed = PromptLayout(layout.tokens.to(device), layout.slots.to(device))
     ends = text_ends(model, placed.tokens)
     if ends is None:
@@ -87,8 +98,12 @@ def encode_prompted(clip: ClipModel, prompt: LearnedPrompt, texts: Sequence[str]
     """
     layout = lay_out(clip, texts, prompt.vectors, prompt.position, captions=prompt.captions)
     encode = prompt_encoder(clip.model, layout, shared=prompt.context.ndim == 2)
-    context = prompt.context_of(texts).to(token_table(clip.model).weight.device)
+    context = prompt.context_of(texts).to(_device(clip.model))
     return F.normalize(encode(context).float(), dim=-1)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 def _run_padded(model: Any, layout: PromptLayout, context: Tensor) -> Tensor:
@@ -103,7 +118,7 @@ def _run_padded(model: Any, layout: PromptLayout, context: Tensor) -> Tensor:
 
 
 @contextmanager
-def _written(table: nn.Embedding, slots: Tensor, context: Tensor) -> Iterator[None]:
+def _written(table: nn.Module, slots: Tensor, context: Tensor) -> Iterator[None]:
     """While entered, the table gives ``context`` in the columns ``slots``."""
     rows = torch.arange(len(slots), device=slots.device)[:, None]
 

@@ -16,7 +16,7 @@ from qkit.calibration.observe import set_mode
 from qkit.clip.model import ClipModel
 from qkit.clip.prompt import LearnedPrompt
 from qkit.clip.prompt_layout import lay_out
-from qkit.clip.prompting import phrase_vectors, token_table
+from qkit.clip.prompting import phrase_vectors, token_width
 from qkit.data import Dataset
 from qkit.errors import DataError
 from qkit.nn.tensor_quantizer import Mode
@@ -145,7 +145,7 @@ def _start(clip: ClipModel, dataset: Dataset, prompt: PromptConfig, seed: int) -
     if prompt.init is not None:
         context = phrase_vectors(clip, prompt.init)
     else:
-        context = random_context(prompt.vectors, token_table(clip.model).embedding_dim, seed)
+        context = random_context(prompt.vectors, token_width(clip.model), seed)
     if not prompt.class_specific:
         return context
     if dataset.task != "classification":

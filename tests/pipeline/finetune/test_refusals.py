@@ -58,7 +58,7 @@ def test_a_model_without_text_tower_is_refused(tuned, run, classes, tmp_path, mo
         message = "the text tower X takes no context vectors"
         raise ModelError(message)
 
-    monkeypatch.setattr(tuning, "token_table", none)
+    monkeypatch.setattr(tuning, "token_width", none)
     with pytest.raises(ModelError, match="X takes no context vectors"):
         finetune_p4q(run, classes, shots=3, config=QUICK)
     without = replace(QUICK, prompt=None)
