@@ -39,7 +39,7 @@ def p4q(
         Path | None, typer.Argument(help="Run folder of `qkit calibrate`; none is the demo.")
     ] = None,
     data: Annotated[str | None, typer.Option("--data", "-d", help=DATA_HELP)] = None,
-    shots: Annotated[int | None, typer.Option(help="Images of each class (16).")] = None,
+    shots: Annotated[int | None, typer.Option(help="Images of each class (16).", min=1)] = None,
     evaluate: Annotated[list[str] | None, typer.Option("--eval", "-e", help=EVAL_HELP)] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder to write.")] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 50,

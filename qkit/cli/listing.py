@@ -31,7 +31,7 @@ def calibrators(as_json: AsJson = False) -> None:
 
 @reported
 def transforms(as_json: AsJson = False) -> None:
-    """List what a recipe's [transform] can name, with options."""
+    """List what the transform of a recipe can name, with options."""
     from qkit.calibration.registry import TRANSFORMS
 
     _show(_plugins(TRANSFORMS), as_json)
@@ -39,7 +39,7 @@ def transforms(as_json: AsJson = False) -> None:
 
 @reported
 def roundings(as_json: AsJson = False) -> None:
-    """List what a recipe's [rounding] can name, with options."""
+    """List what the rounding of a recipe can name, with options."""
     from qkit.calibration.registry import ROUNDINGS
 
     _show(_plugins(ROUNDINGS), as_json)
@@ -47,7 +47,7 @@ def roundings(as_json: AsJson = False) -> None:
 
 @reported
 def reconstructions(as_json: AsJson = False) -> None:
-    """List what a recipe's [reconstruction] can name, with options."""
+    """List what the reconstruction of a recipe can name, with options."""
     from qkit.calibration.registry import RECONSTRUCTIONS
 
     _show(_plugins(RECONSTRUCTIONS), as_json)
