@@ -30,8 +30,15 @@ def pack(levels: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
-    """Inverse of ``pack``: uint8 integers of ``shape``."""
+    """Inverse of ``pack``: uint8 integers of ``shape``.
+
+    Raises:
+        ValueError: there are more bytes, or fewer.
+    """
     count = int(np.prod(shape))
+    if packed.numel() != packed_bytes(count, bits):
+        message = f"{packed.numel()} bytes do not hold {count} integers of {bits} bits"
+        raise ValueError(message)
     if bits == 8:
         return packed.reshape(shape)
     step = CHUNK * bits // 8

@@ -95,7 +95,9 @@ def test_packed_bytes(count, bits, size):
 
 
 @pytest.mark.parametrize("bits", ALL_BITS)
-def test_too_few_bytes_do_not_pass_for_a_tensor(bits):
-    packed = pack(torch.zeros(64), bits)
-    with pytest.raises((RuntimeError, ValueError)):
-        unpack(packed[:-8], bits, (64,))
+@pytest.mark.parametrize("extra", [-1, 1])
+def test_bytes_of_another_number_of_integers_are_refused(bits, extra):
+    packed = torch.zeros(packed_bytes(40, bits) + extra, dtype=torch.uint8)
+    fact = rf"^{len(packed)} bytes do not hold 40 integers of {bits} bits$"
+    with pytest.raises(ValueError, match=fact):
+        unpack(packed, bits, (5, 8))
