@@ -116,7 +116,7 @@ def open_calibration(source: str, samples: int, seed: int, *, skip_bad: bool) ->
         DataError: see ``qkit.data``; or there are more sources than samples.
     """
     sources = split_sources(source)
-    if samples < len(sources):
+    if samples < len(sources) > 1:
         message = f"{samples} samples cannot come from {len(sources)} sources. Draw more."
         raise DataError(message)
     shares = [samples // len(sources) + (i < samples % len(sources)) for i in range(len(sources))]
