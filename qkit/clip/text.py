@@ -8,6 +8,7 @@ ends, is the same with and without the padding behind it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch.nn.functional as F
@@ -49,10 +50,15 @@ SHORT: dict[type[nn.Module], type[nn.Module]] = {
 
 def accept_short_texts(model: nn.Module) -> None:
     """Let the text tower of ``model`` take short texts, in place, where its class is known."""
+    retype(model, SHORT)
+
+
+def retype(model: nn.Module, classes: Mapping[type[nn.Module], type[nn.Module]]) -> None:
+    """Make ``model`` and its members what ``classes`` says of their class, in place."""
     for module in (model, *model.children()):
-        short = SHORT.get(type(module))
-        if short is not None:
-            module.__class__ = short  # same attributes; as torch's parametrizations do it
+        other = classes.get(type(module))
+        if other is not None:
+            module.__class__ = other  # same attributes; as torch's parametrizations do it
 
 
 def cut_padding(model: nn.Module, tokens: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qkit.clip.text import ShortTextCLIP, ShortTextTransformer, text_ends
+from qkit.clip.text import ShortTextCLIP, ShortTextTransformer, retype, text_ends
 
 PORTION = 16  # texts at once: enough for a product to run at full speed
 
@@ -40,10 +40,7 @@ UNPADDED: dict[type[nn.Module], type[nn.Module]] = {
 
 def drop_padding(model: nn.Module) -> None:
     """Let the text tower of ``model`` cut texts, in place, where ``accept_short_texts`` knew it."""
-    for module in (model, *model.children()):
-        unpadded = UNPADDED.get(type(module))
-        if unpadded is not None:
-            module.__class__ = unpadded  # same attributes, as in accept_short_texts
+    retype(model, UNPADDED)
 
 
 def in_portions(model: nn.Module, tokens: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
