@@ -27,13 +27,14 @@ def kronecker(x: Tensor, factors: Sequence[Tensor], *, back: bool = False) -> Te
     """
     if not factors:
         return x
-    sizes = [len(factor) for factor in factors]
-    y = x.unflatten(-1, sizes)
-    for axis, factor in enumerate(factors):
+    y, inner = x.reshape(-1, x.shape[-1]), 1
+    for factor in reversed(factors):  # the last axis first: it lies as products like it
         matrix = factor.T if back else factor
-        y = (y.movedim(axis - len(sizes), -1) @ matrix).movedim(-1, axis - len(sizes))
-    flat: Tensor = y.flatten(-len(sizes))
-    return flat
+        blocks = y.reshape(-1, len(factor), inner)
+        # from the left, so that nothing is laid out anew
+        y = blocks.squeeze(-1) @ matrix if inner == 1 else matrix.T @ blocks
+        inner *= len(factor)
+    return y.reshape(x.shape)
 
 
 class Transform(nn.Module):
