@@ -4,15 +4,14 @@
 
     python benchmarks/lowbit.py --on varied --jobs 2
 
-Results are kept as they come, one file a recipe and draw, so an interrupted run goes on where it
-stopped; the table shows what is there, with the number of draws. ``--only TEXT`` does the lines
-whose title holds it. Writes its table into benchmarks/README.md.
+Results are kept as they come, so an interrupted run goes on where it stopped; the table shows what
+is there, with the number of draws. ``--only TEXT`` does the lines whose title holds one of these,
+``--table`` none. Writes its table into benchmarks/README.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 import warnings
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from accuracy import columns, evaluate, headlines
 from beds import BEDS, Bed
 from common import markdown_table, mean_spread, run_units, write_section
 from heldout import changed
+from results import FOLDER, Key, Results
 
 from qkit.clip.loading import load_model
 from qkit.errors import QkitWarning
@@ -54,9 +54,9 @@ class Line:
     bed: str = ""
 
     @property
-    def file(self) -> str:
-        """Its title as a file name."""
-        return self.title.replace(" ", "-").replace(",", "").replace(":", "")
+    def key(self) -> Key:
+        """What its results are kept under; a draw's have its seed, too."""
+        return {"line": self.title}
 
 
 READY = tuple(
@@ -93,10 +93,10 @@ ABLATION = (
 LINES = (*READY, *SCENES, *ABLATION)
 
 
-def run_unit(bed: Bed, line: Line, seed: int, folder: Path, threads: int) -> None:
+def run_unit(bed: Bed, line: Line, seed: int, kept: Results, threads: int) -> None:
     """One line with one draw; nothing where it is done."""
-    path = folder / f"{line.file}-{seed}.json"
-    if path.exists():
+    key = {**line.key, "seed": seed}
+    if kept.has(key):
         return
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore", QkitWarning)
@@ -110,18 +110,17 @@ def run_unit(bed: Bed, line: Line, seed: int, folder: Path, threads: int) -> Non
     seconds = time.perf_counter() - start
     figures = evaluate(bed, student, (Mode.QUANTIZE,))
     found = headlines([one["quantized"] for one in figures])
-    path.write_text(json.dumps({"figures": found, "seconds": seconds}))
+    kept.add(key, {"figures": found, "seconds": round(seconds)})
     print(
         line.title, seed, [round(100 * value, 1) for value in found], f"{seconds:.0f} s", flush=True
     )
 
 
-def table(bed: Bed, folder: Path) -> str:
+def table(bed: Bed, kept: Results) -> str:
     """One line each: mean and spread over the draws done so far, and seconds of calibration."""
     names, rows = columns(bed), []
     for line in LINES:
-        parts = [folder / f"{line.file}-{seed}.json" for seed in range(SEEDS)]
-        done = [json.loads(part.read_text()) for part in parts if part.exists()]
+        done = kept.of(line.key)
         if done:
             cells = [mean_spread(v) for v in zip(*(one["figures"] for one in done), strict=True)]
             seconds = sum(one["seconds"] for one in done) / len(done)
@@ -132,18 +131,18 @@ def table(bed: Bed, folder: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--on", choices=BEDS, default="demo", help="model and data")
-    parser.add_argument("--out", type=Path, help="folder, one file a unit of work")
+    parser.add_argument("--out", type=Path, help="file of results")
     parser.add_argument("--jobs", type=int, default=2, help="processes at once")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="draws of each line")
-    parser.add_argument("--only", default="", help="lines whose title holds this")
+    parser.add_argument("--only", nargs="*", default=[""], help="lines whose title holds one")
+    parser.add_argument("--table", action="store_true", help="measure nothing")
     args = parser.parse_args()
-    bed, out = BEDS[args.on], args.out or Path(f"lowbit-{args.on}")
-    out.mkdir(parents=True, exist_ok=True)
-    lines = [line for line in LINES if args.only in line.title]
+    bed, kept = BEDS[args.on], Results(args.out or FOLDER / f"lowbit-{args.on}.jsonl")
+    lines = [line for line in LINES if any(text in line.title for text in args.only)]
     units = [(bed, line, seed) for seed in range(args.seeds) for line in lines]
-    run_units(args.jobs, run_unit, units, out)
+    run_units(args.jobs, run_unit, [] if args.table else units, kept)
     command = f"python benchmarks/lowbit.py --on {args.on} --jobs {args.jobs}"
-    write_section(f"lowbit-{args.on}", command, table(bed, out))
+    write_section(f"lowbit-{args.on}", command, table(bed, kept))
 
 
 if __name__ == "__main__":
