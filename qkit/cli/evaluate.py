@@ -21,6 +21,9 @@ def evaluate(
     templates: Annotated[int, typer.Option(help="Zero-shot prompt templates: 7 or 80.")] = 7,
     batch_size: Annotated[int, typer.Option(help="Images at once.", min=1)] = 16,
     skip_bad: Annotated[bool, typer.Option(help="Leave unreadable images out, counted.")] = False,
+    runtime: Annotated[
+        str | None, typer.Option(help="int8 or exact: in integers (simulated in float).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
     """Evaluate a run's quantized model: zero-shot accuracy or retrieval."""
@@ -30,7 +33,7 @@ def evaluate(
     from qkit.report.terminal.evaluation import metric_table
 
     targets = [open_evaluation(source) for source in data]
-    loaded = load_run(run)
+    loaded = load_run(run, runtime)
     with progress_bars() as progress:
         evaluator = Evaluator(
             loaded.clip, (Mode.QUANTIZE,), templates, batch_size, skip_bad, progress

@@ -129,9 +129,9 @@ def load_run(path: str | Path, runtime: str | None = None) -> Run:
         path: where it lies.
         runtime: None simulates integers in float, bit-identical to what was calibrated. "int8" runs
             the stored integers on the CPU's int8 kernels. "exact" multiplies the same integers
-            in float64, slowly, on any machine, and gives the features of "int8" bit for bit. Both
-            only encode: nothing can be calibrated anew. Layers that compute in float are listed in
-            ``Run.runtime.fallbacks``, with a QkitWarning.
+            as floats whose sums are exact, on any machine, and gives the features of "int8" bit
+            for bit. Both only encode: nothing can be calibrated anew. Layers that compute in float
+            are listed in ``Run.runtime.fallbacks``, with a QkitWarning.
 
     A simulated model sums products of floats, which are off by some 1e-7 of a sum. That moves a
     value that lies between two levels to the other one now and then; the next layers see a whole

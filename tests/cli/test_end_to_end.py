@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from qkit.runtime.load import RUNTIMES
+
 LAYER_KEYS = {
     "name",
     "tower",
@@ -115,6 +117,23 @@ def test_evaluate_gives_the_figures_of_the_report(first_run, qkit, shapes):
     found = json.loads(result.stdout)[0]
     assert found["quantized"] == stored["quantized"]
     assert found["float"] is found["space"] is None
+
+
+def test_evaluate_in_integers(tmp_path, calibrate_args, qkit, shapes):
+    out, data = tmp_path / "run", f"--data=classes:{shapes / 'classes'}"
+    assert qkit(*calibrate_args, "--bits=8", "--method=minmax", f"--out={out}").exit_code == 0
+    found = {
+        name: json.loads(qkit("evaluate", out, data, "--json", f"--runtime={name}").stdout)[0]
+        for name in RUNTIMES
+    }
+    assert len({one["quantized"]["top1"] for one in found.values()}) == 1
+
+
+def test_evaluate_refuses_an_unknown_runtime(first_run, qkit, shapes):
+    out, _ = first_run
+    result = qkit("evaluate", out, f"--data=classes:{shapes / 'classes'}", "--runtime=int9")
+    assert result.exit_code == 1
+    assert "unknown runtime 'int9'. Use one of: int8, exact." in " ".join(result.stderr.split())
 
 
 def test_json_output_is_the_stored_report(qkit, calibrate_args, tmp_path):

@@ -113,6 +113,15 @@ def test_sums_beyond_16_bits_do_not_saturate():
     assert Gemm(weight, None)(Operand(levels, 1.0, 0)).unique().item() == 512 * 127 * 255
 
 
+@pytest.mark.parametrize("which", [Gemm, ExactGemm])
+def test_sums_beyond_what_float32_counts_are_rounded_once(which):
+    weight = IntegerWeight(torch.full((2, 3001), 127, dtype=torch.int8), torch.ones(2))
+    levels = torch.full((3, 3001), 255, dtype=torch.uint8)
+    levels[1, 7], levels[2, :1500] = 254, 0
+    exact = levels.long() @ weight.values.long().T
+    assert torch.equal(which(weight, None)(Operand(levels, 1.0, 0)), exact.float())
+
+
 def test_copied_it_is_itself_and_pickled_it_is_refused():
     gemm = Gemm(numbers(1, 4, 4)[1], None)
     assert copy.deepcopy(gemm) is gemm
