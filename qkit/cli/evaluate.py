@@ -24,6 +24,7 @@ def evaluate(
     runtime: Annotated[
         str | None, typer.Option(help="int8 or exact: in integers (simulated in float).")
     ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
     """Evaluate a run's quantized model: zero-shot accuracy or retrieval."""
@@ -33,7 +34,7 @@ def evaluate(
     from qkit.report.terminal.evaluation import metric_table
 
     targets = [open_evaluation(source) for source in data]
-    loaded = load_run(run, runtime)
+    loaded = load_run(run, runtime, device)
     with progress_bars() as progress:
         evaluator = Evaluator(
             loaded.clip, (Mode.QUANTIZE,), templates, batch_size, skip_bad, progress

@@ -8,7 +8,7 @@ import platform
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from qkit.clip.blank import blank
 from qkit.clip.layout import swap_clip
 from qkit.clip.model import ClipModel, rebuild
 from qkit.clip.unpadded import drop_padding
-from qkit.errors import ArtifactError, ModelError, QkitError, QkitWarning, choices
+from qkit.errors import ArtifactError, QkitError, QkitWarning
 from qkit.graph.attach import attach
 from qkit.graph.layers import Layer, list_layers
 from qkit.graph.match import decide
@@ -34,7 +34,8 @@ from qkit.progress import ignore
 from qkit.recipe import Recipe, parse_recipe
 from qkit.report.model import ModelReport
 from qkit.runtime.convert import Fallback
-from qkit.runtime.load import RUNTIMES, fill_integers
+from qkit.runtime.kernels import NAMES, Kernel, find_device, find_kernel
+from qkit.runtime.load import fill_integers
 
 PACKAGES = ("qkit-clip", "torch", "open_clip_torch", "torchvision", "numpy", "safetensors")
 
@@ -45,10 +46,12 @@ class Runtime:
 
     Attributes:
         name: as ``load_run`` takes it.
+        kernel: what multiplies, in words; "" where nothing does.
         fallbacks: layers that compute in float all the same, and why.
     """
 
     name: str
+    kernel: str
     fallbacks: tuple[Fallback, ...]
 
 
@@ -122,7 +125,9 @@ def save_run(
     write_run(path, tensors, manifest, report, overwrite=overwrite)
 
 
-def load_run(path: str | Path, runtime: str | None = None) -> Run:
+def load_run(
+    path: str | Path, runtime: str | None = None, device: str | torch.device = "cpu"
+) -> Run:
     """Load a run folder.
 
     Args:
@@ -132,6 +137,7 @@ def load_run(path: str | Path, runtime: str | None = None) -> Run:
             as floats whose sums are exact, on any machine, and gives the features of "int8" bit
             for bit. Both only encode: nothing can be calibrated anew. Layers that compute in float
             are listed in ``Run.runtime.fallbacks``, with a QkitWarning.
+        device: where it is to compute. On "cuda" int8 runs on the tensor cores (``torch._int_mm``).
 
     A simulated model sums products of floats, which are off by some 1e-7 of a sum. That moves a
     value that lies between two levels to the other one now and then; the next layers see a whole
@@ -141,16 +147,15 @@ def load_run(path: str | Path, runtime: str | None = None) -> Run:
 
     Raises:
         ArtifactError: there is no run folder, it is damaged, or a newer qkit wrote it.
-        ModelError: the runtime is unknown.
+        ModelError: the runtime or the device is unknown, or not there.
     """
-    if runtime is not None and runtime not in RUNTIMES:
-        message = f"unknown runtime {runtime!r}. Use one of: {choices(RUNTIMES)}."
-        raise ModelError(message)
+    place = find_device(device)
+    kernel = None if runtime is None else find_kernel(runtime, place)
     folder = read_run(Path(path))
     try:
         spec, config = folder.manifest["model"]["spec"], folder.manifest["model"]["config"]
         recipe = parse_recipe(folder.manifest["recipe"], f"{path}/manifest.json")
-        clip = rebuild(spec, config) if runtime is None else blank(spec, config)
+        clip = rebuild(spec, config) if kernel is None else blank(spec, config)
         layers = list_layers(clip.model, swap_clip(clip.model))
         attach(clip.model, layers, recipe.rules, decide(recipe.rules, layers))
     except ArtifactError:
@@ -159,24 +164,26 @@ def load_run(path: str | Path, runtime: str | None = None) -> Run:
         message = f"run folder {path} is damaged: {error}. Calibrate again."
         raise ArtifactError(message) from error
     learned = stored_learned(folder)
-    how = _fill(clip.model, layers, folder.tensors(), runtime)
-    if how is not None:
-        beside = _adapter_fallbacks(learned)
-        how = replace(how, fallbacks=(*how.fallbacks, *beside))
-        _tell(how.fallbacks, len(layers) + len(beside))
+    fallbacks = _fill(clip.model, layers, folder.tensors(), kernel)
     served = clip if learned is None else learned.applied_to(clip)
+    served.model.to(place)
+    how = None
+    if runtime is not None and kernel is not None:
+        beside = _adapter_fallbacks(learned)
+        how = Runtime(runtime, NAMES[kernel.gemm], (*fallbacks, *beside))
+        _tell(how, kernel.missing, len(layers) + len(beside))
     return Run(folder, served, layers, recipe, ModelReport.from_dict(folder.report), learned, how)
 
 
 def _fill(
-    model: nn.Module, layers: Sequence[Layer], tensors: dict[str, Tensor], runtime: str | None
-) -> Runtime | None:
+    model: nn.Module, layers: Sequence[Layer], tensors: dict[str, Tensor], kernel: Kernel | None
+) -> tuple[Fallback, ...]:
     """Put a run's tensors into its model, to be simulated or to be run as integers."""
-    if runtime is None:
+    if kernel is None:
         from_tensors(model, layers, tensors)
-        return None
+        return ()
     drop_padding(model)
-    return Runtime(runtime, fill_integers(model, layers, tensors, runtime))
+    return fill_integers(model, layers, tensors, kernel)
 
 
 def _adapter_fallbacks(learned: Learned | None) -> tuple[Fallback, ...]:
@@ -187,13 +194,16 @@ def _adapter_fallbacks(learned: Learned | None) -> tuple[Fallback, ...]:
     return tuple(Fallback(name, "it belongs to the adapter, which is simulated") for name in names)
 
 
-def _tell(fallbacks: Sequence[Fallback], total: int) -> None:
-    """Warn of layers that compute in float, by reason."""
-    if not fallbacks:
+def _tell(runtime: Runtime, missing: str, total: int) -> None:
+    """Warn of what multiplies in the place of better kernels, and of layers in float, by reason."""
+    if missing and runtime.kernel:
+        message = f"{missing}: integers are multiplied by {runtime.kernel}."
+        warnings.warn(message, QkitWarning, stacklevel=3)
+    if not runtime.fallbacks:
         return
-    reasons = Counter(fallback.reason for fallback in fallbacks)
+    reasons = Counter(fallback.reason for fallback in runtime.fallbacks)
     said = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common())
-    message = f"{len(fallbacks)} of {total} layers compute in float ({said})."
+    message = f"{len(runtime.fallbacks)} of {total} layers compute in float ({said})."
     warnings.warn(message, QkitWarning, stacklevel=3)
 
 

@@ -19,7 +19,8 @@ from qkit.nn.conv import QuantConv2d
 from qkit.nn.embedding import QuantEmbedding
 from qkit.nn.layer import QuantLayer
 from qkit.nn.multihead import QuantMultiheadAttention
-from qkit.runtime.gemm import Gemm, missing_kernel
+from qkit.runtime.gemm import Gemm
+from qkit.runtime.kernels import Kernel
 from qkit.runtime.modules import IntAttention, IntEmbedding, IntLinear, IntMlp, IntPatches
 from qkit.runtime.operands import Rounder, rounder_of
 from qkit.runtime.weights import IntegerWeight, integer_weight
@@ -51,7 +52,7 @@ class _Plan(NamedTuple):
 
 
 def convert(
-    model: nn.Module, layers: Sequence[Layer], stored: Stored, gemm: type[Gemm] = Gemm
+    model: nn.Module, layers: Sequence[Layer], stored: Stored, kernel: Kernel
 ) -> tuple[Fallback, ...]:
     """Replace layers by integer ones, in place; those that cannot be simulate as before.
 
@@ -59,7 +60,7 @@ def convert(
         model: swapped, its points filled, its float parameters loaded.
         layers: its layers.
         stored: what is stored of its weights.
-        gemm: what multiplies.
+        kernel: what multiplies.
 
     Returns:
         the layers that compute in float, and why.
@@ -67,13 +68,14 @@ def convert(
     Raises:
         ArtifactError: integers of a weight have the wrong number.
     """
-    missing = missing_kernel() if gemm is Gemm else None
+    missing = kernel.missing if kernel.gemm is None else None
     kept: dict[PointId, Rounding] = {}
     found: list[Fallback] = []
     for group in _groups(layers):
         plans = [_plan(layer, stored, missing) for layer in group]
         reasons = [plan for plan in plans if isinstance(plan, str)]
         if not reasons:
+            gemm = kernel.gemm or Gemm  # a token table needs none
             _put(model, group, [plan for plan in plans if not isinstance(plan, str)], gemm)
             continue
         for layer in group:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from qkit.errors import ModelError
-from qkit.runtime.operands import Operand
+from qkit.runtime.operands import Move, Operand
 from qkit.runtime.weights import IntegerWeight
 
 WHOLE = 512  # products of 9 and 8 bits whose sum is an integer that float32 holds
@@ -51,7 +51,7 @@ class Gemm:
     @cached_property
     def sums(self) -> Tensor:
         """Row sums of the weight, ``(out,)``; only rows with zero points of their own need them."""
-        one = torch.ones(1, self.inner, dtype=torch.uint8)
+        one = torch.ones(1, self.inner, dtype=torch.uint8, device=self.zeros.device)
         return self._run(Operand(one, 1.0, 0), 1.0, None, None, "none")[0]
 
     def __call__(self, operand: Operand, activation: str = "none") -> Tensor:
@@ -74,6 +74,20 @@ class Gemm:
         if target.largest < 255:
             values.clamp_(max=target.largest)
         return Operand(values, target.scale, target.zero)
+
+    def moved(self, fn: Move) -> Self:
+        """The same on another device, as ``nn.Module.to`` asks for.
+
+        Raises:
+            ModelError: the packed weight would leave the CPU.
+        """
+        if fn(self.zeros[:0]).device.type != "cpu":
+            message = (
+                "the weights of an int8 model are packed for the CPU. Load the run with "
+                "device='cuda' instead of moving it."
+            )
+            raise ModelError(message)
+        return self
 
     @staticmethod
     def _pack(values: Tensor) -> Tensor:
@@ -128,6 +142,15 @@ class ExactGemm(Gemm):
     def _pack(values: Tensor) -> Tensor:
         return values
 
+    def moved(self, fn: Move) -> Self:
+        """The same on another device, as ``nn.Module.to`` asks for."""
+        packed, bias = fn(self.packed), None if self.bias is None else fn(self.bias)
+        changed = {"packed": packed, "scale": fn(self.scale), "zeros": fn(self.zeros), "bias": bias}
+        kept = {name: v for name, v in vars(self).items() if not name.endswith("sums")}
+        other = object.__new__(type(self))
+        vars(other).update(kept | changed)
+        return other
+
     def _run(
         self,
         operand: Operand,
@@ -146,22 +169,7 @@ class ExactGemm(Gemm):
         return (result / target.scale).round_().add_(target.zero).clamp_(0, 255).to(torch.uint8)
 
     def _accumulated(self, operand: Operand) -> Tensor:
-        """The sums, exact, ``(rows, out)`` in float64."""
+        """The sums, exact, ``(rows, out)``, of any type."""
         levels = operand.values.float() - operand.zero
         parts = zip(levels.split(WHOLE, 1), self.packed.float().split(WHOLE, 1), strict=True)
         return torch.stack([(rows @ weight.T).double() for rows, weight in parts]).sum(0)
-
-
-def missing_kernel() -> str | None:
-    """Why this machine or this torch cannot run a ``Gemm``; None where it can."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(
-        torch.ops.onednn, "qlinear_pointwise"
-    ):
-        return "this torch has no oneDNN int8 kernels"
-    values = torch.tensor([[127, 127], [-128, -128]], dtype=torch.int8)
-    rows = torch.tensor([[255, 255], [1, 130]], dtype=torch.uint8)  # sums beyond 16 bits
-    expected = (rows.int() - 7) @ values.int().T
-    gemm = Gemm(IntegerWeight(values, torch.ones(2)), None)
-    if not torch.equal(gemm(Operand(rows, 1.0, 7)), expected.float()):
-        return "this machine's int8 kernels saturate or fail"
-    return None

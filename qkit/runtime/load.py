@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 
 from torch import Tensor, nn
 
@@ -13,16 +12,14 @@ from qkit.artifact.stored import check_filled, misfits, take_stored
 from qkit.clip.blank import hold_places
 from qkit.graph.layers import Layer
 from qkit.runtime.convert import Fallback, convert
-from qkit.runtime.gemm import ExactGemm, Gemm
-
-RUNTIMES: Mapping[str, type[Gemm]] = MappingProxyType({"int8": Gemm, "exact": ExactGemm})
+from qkit.runtime.kernels import Kernel
 
 
 def fill_integers(
     model: nn.Module,
     layers: Sequence[Layer],
     tensors: Mapping[str, Tensor],
-    runtime: str = "int8",
+    kernel: Kernel,
 ) -> tuple[Fallback, ...]:
     """Fill a model without weights with stored tensors, ready to run in integers.
 
@@ -30,7 +27,7 @@ def fill_integers(
         model: of ``clip.blank``, swapped, its points attached.
         layers: its layers.
         tensors: as ``artifact.tensors.to_tensors`` made them.
-        runtime: one of ``RUNTIMES``.
+        kernel: what multiplies.
 
     Returns:
         the layers that compute in float, and why.
@@ -43,7 +40,7 @@ def fill_integers(
     with misfits():
         missing, unexpected = model.load_state_dict(stored.floats, strict=False, assign=True)
         check_filled(model, [name for name in missing if name not in stored.packed], unexpected)
-        return convert(model, layers, stored, RUNTIMES[runtime])
+        return convert(model, layers, stored, kernel)
 
 
 def _kept(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -34,27 +34,32 @@ def in_blocks(rows: Tensor, work: Callable[[Tensor], Tensor], whole: bool) -> Te
     return torch.cat([work(part) for part in rows.chunk(parts)])
 
 
-class _OnCpu(nn.Module):
-    """A module whose packed weight neither moves nor changes its type."""
+class _Multiplying(nn.Module):
+    """A module with an integer product, which is no module and moves along with it."""
+
+    rounder: Rounder
+    gemm: Gemm
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Refuse what would move its neighbours away from it.
+        """Move everything.
 
         Raises:
-            ModelError: floats would leave the CPU, or float32.
+            ModelError: floats would leave float32, or a packed weight the CPU.
         """
         moved = fn(torch.zeros(1))
-        if moved.dtype != torch.float32 or moved.device.type != "cpu":
+        if moved.dtype != torch.float32:
             message = (
-                f"an int8 model computes on the CPU, in float32 between its integer layers, not "
-                f"in {moved.dtype} on {moved.device}. Leave it as it was loaded."
+                "an int8 model computes in float32 between its integer layers, not in "
+                f"{moved.dtype}. Leave it as it was loaded."
             )
             raise ModelError(message)
+        self.gemm = self.gemm.moved(fn)
+        self.rounder.move(fn)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
 
-class IntLinear(_OnCpu):
+class IntLinear(_Multiplying):
     """Stands for ``QuantLinear``, and for ``QuantProjection``: it answers ``x @ projection``, too.
 
     Attributes:
@@ -119,7 +124,7 @@ def _between(first: IntLinear, second: IntLinear) -> Requantized | None:
     return Requantized(target.scale, target.zero, target.largest)
 
 
-class IntAttention(QuantMultiheadAttention):
+class IntAttention(_Multiplying, QuantMultiheadAttention):
     """Self-attention whose q, k and v come from one product; the core stays as it was."""
 
     @classmethod
@@ -130,8 +135,6 @@ class IntAttention(QuantMultiheadAttention):
         new.rounder, new.gemm = rounder, gemm
         return new.train(attention.training)
 
-    rounder: Rounder
-    gemm: Gemm
     sdpa: QuantSDPA
 
     def project(
@@ -154,7 +157,7 @@ class IntAttention(QuantMultiheadAttention):
         return q[:, :, :queries], k, v
 
 
-class IntPatches(_OnCpu):
+class IntPatches(_Multiplying):
     """A convolution whose windows do not overlap: a product of unfolded patches."""
 
     def __init__(self, conv: QuantConv2d, rounder: Rounder, gemm: Gemm) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -15,6 +16,8 @@ from qkit.numerics import EPS, token_qparams
 from qkit.spec import Granularity, GridKind, QuantSpec
 
 MIDDLE = 128  # the zero point of what is made of int8
+
+Move = Callable[[Tensor], Tensor]
 
 
 class Operand(NamedTuple):
@@ -36,8 +39,26 @@ class Rounder(Protocol):
     def __call__(self, x: Tensor) -> Operand:
         """Round ``x`` ``(rows, in)``, float32."""
 
+    def move(self, fn: Move) -> None:
+        """Move its tensors, as ``nn.Module.to`` asks for."""
 
-class StaticRounder:
+
+class _OfPoint:
+    """Rounds as a point does.
+
+    Attributes:
+        point: installed; the transform and the gain of its channels are its own.
+    """
+
+    def __init__(self, point: TensorQuantizer) -> None:
+        self.point = point
+
+    def move(self, fn: Move) -> None:
+        """Move its tensors, as ``nn.Module.to`` asks for."""
+        self.point._apply(fn)
+
+
+class StaticRounder(_OfPoint):
     """One scale for the whole input, fixed by calibration.
 
     Attributes:
@@ -47,8 +68,8 @@ class StaticRounder:
     """
 
     def __init__(self, point: TensorQuantizer) -> None:
+        super().__init__(point)
         q, spec = point.qparams, point.spec
-        self.point = point
         self.scale = q.scale.item()
         self.inverse = (1.0 / q.scale).item()
         self.zero = int(q.zero_point) - spec.quant_min
@@ -61,11 +82,11 @@ class StaticRounder:
         return Operand(_unsigned(levels), self.scale, self.zero)
 
 
-class TokenRounder:
+class TokenRounder(_OfPoint):
     """A scale for every row, from its own range, as ``numerics.token_qparams`` takes it."""
 
     def __init__(self, point: TensorQuantizer) -> None:
-        self.point = point
+        super().__init__(point)
         self.spec = point.spec
         self.clip = 1.0 if point.transform is None else point.transform.clip
 
@@ -83,14 +104,19 @@ class TokenRounder:
         return Operand(_unsigned(levels), q.scale, middle, excess)
 
 
-class NormalRounder:
+class NormalRounder(_OfPoint):
     """Levels of a normal grid, which are whole numbers up to 127, and a scale for every row."""
 
     def __init__(self, point: TensorQuantizer) -> None:
-        self.point = point
+        super().__init__(point)
         self.clip = 1.0 if point.transform is None else point.transform.clip
         book: ScaledCodebook = scaled_codebook(torch.ones(()), point.spec.bits)
         self.table = (book.levels[book.nearest.long()] + MIDDLE).to(torch.uint8)
+
+    def move(self, fn: Move) -> None:
+        """Move its tensors, as ``nn.Module.to`` asks for."""
+        super().move(fn)
+        self.table = fn(self.table)
 
     def __call__(self, x: Tensor) -> Operand:
         """Round ``x`` ``(rows, in)``, float32."""

@@ -14,7 +14,7 @@ from qkit.pipeline.bench import contenders
 from qkit.pipeline.bench.bench import bench
 from qkit.pipeline.bench.memory import memory_of
 from qkit.recipe import Recipe, SchemeRule
-from qkit.runtime.gemm import missing_kernel
+from qkit.runtime.kernels import missing_kernel
 from qkit.spec import QuantSpec, Scheme
 from tests.cli.conftest import one_line_error
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from qkit.runtime.load import RUNTIMES
+from qkit.runtime.kernels import RUNTIMES
 
 LAYER_KEYS = {
     "name",

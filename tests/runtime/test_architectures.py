@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 import qkit
 from qkit.clip.model import rebuild
-from qkit.runtime.gemm import missing_kernel
+from qkit.runtime.kernels import missing_kernel
 from tests.graph.conftest import MODELS, stir
 from tests.runtime.conftest import int8
 

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qkit.errors import ModelError
-from qkit.runtime.gemm import ExactGemm, Gemm, Requantized, missing_kernel
+from qkit.runtime.gemm import ExactGemm, Gemm, Requantized
+from qkit.runtime.kernels import missing_kernel
+from qkit.runtime.matmul import MatmulGemm
 from qkit.runtime.operands import Operand
 from qkit.runtime.weights import IntegerWeight
 
@@ -113,7 +115,7 @@ def test_sums_beyond_16_bits_do_not_saturate():
     assert Gemm(weight, None)(Operand(levels, 1.0, 0)).unique().item() == 512 * 127 * 255
 
 
-@pytest.mark.parametrize("which", [Gemm, ExactGemm])
+@pytest.mark.parametrize("which", [Gemm, ExactGemm, MatmulGemm])
 def test_sums_beyond_what_float32_counts_are_rounded_once(which):
     weight = IntegerWeight(torch.full((2, 3001), 127, dtype=torch.int8), torch.ones(2))
     levels = torch.full((3, 3001), 255, dtype=torch.uint8)
@@ -142,3 +144,16 @@ def test_the_kernel_gives_exact_sums_in_float32(rows, inner, outer, curved):
     static, target = Operand(levels, 0.0213, 128), Requantized(0.031, 7, 255)
     found, expected = (g.requantized(static, target, activation) for g in (gemm, exact))
     assert (found.values.int() - expected.values.int()).abs().max() <= 1  # at ties only
+
+
+@given(st.integers(1, 40), st.integers(1, 600), st.integers(1, 20), st.integers(0, 255))
+def test_int_mm_gives_the_bits_of_exact_sums(rows, inner, outer, zero):
+    levels, weight, bias = numbers(rows, inner, outer, seed=rows + inner * outer)
+    ways = [MatmulGemm(weight, bias), ExactGemm(weight, bias)]
+    for scale, activation in ((0.0213, "gelu"), (torch.rand(rows, 1) + 0.01, "none")):
+        excess = None if isinstance(scale, float) else torch.arange(rows).float()
+        found, expected = (way(Operand(levels, scale, zero, excess), activation) for way in ways)
+        assert torch.equal(found, expected)
+    target = Requantized(0.031, 7, 255)
+    found, expected = (w.requantized(Operand(levels, 0.2, zero), target, "none") for w in ways)
+    assert torch.equal(found.values, expected.values)

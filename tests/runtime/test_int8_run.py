@@ -4,6 +4,7 @@
 
 import copy
 import gc
+import warnings
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ import qkit
 from qkit.errors import ArtifactError, ModelError, QkitWarning
 from qkit.nn.layer import QuantLayer
 from qkit.recipe import Recipe, SchemeRule
-from qkit.runtime.gemm import missing_kernel
+from qkit.runtime import kernels
+from qkit.runtime.kernels import missing_kernel
 from qkit.runtime.modules import IntAttention, IntEmbedding, IntLinear, IntMlp, IntPatches
 from qkit.spec import Granularity, GridKind, QuantSpec, Scheme
 from tests.runtime.conftest import FLOAT_CORE, WAYS, WEIGHT, int8, same_bits
@@ -126,10 +128,25 @@ def test_a_copy_computes_the_same(both, pixels, tokens):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("move", [{"dtype": torch.bfloat16}, {"device": "meta"}], ids=str)
-def test_it_stays_where_its_packed_weights_are(both, move):
-    with pytest.raises(ModelError, match=r"computes on the CPU, in float32 .* Leave it as it was"):
-        int8(both("W4A4").path).model.to(**move)
+def test_it_stays_in_float32_between_its_products(both):
+    with pytest.raises(ModelError, match=r"computes in float32 .* Leave it as it was loaded"):
+        int8(both("W4A4").path).model.bfloat16()
+
+
+def test_it_stays_where_its_packed_weights_are(both):
+    with pytest.raises(ModelError, match=r"packed for the CPU. Load the run with device='cuda'"):
+        int8(both("W4A4").path).model.to("meta")
+
+
+def test_a_copy_of_exact_integers_moves_and_they_stay(both, pixels, tokens):
+    model = int8(both("W8A8 static, attention in float").path, "exact").model
+    expected = features(model, pixels, tokens)
+    other = copy.deepcopy(model).to("meta")
+    assert all(t.is_meta for t in (*other.parameters(), *other.buffers()))
+    assert other.encode_image(pixels.to("meta")).is_meta
+    assert all(
+        torch.equal(a, b) for a, b in zip(features(model, pixels, tokens), expected, strict=True)
+    )
 
 
 def test_where_it_is_it_may_be_put(both, pixels):
@@ -141,6 +158,46 @@ def test_where_it_is_it_may_be_put(both, pixels):
 def test_an_unknown_runtime(both):
     with pytest.raises(ModelError, match=r"unknown runtime 'int3'. Use one of: int8, exact."):
         qkit.load(both("W4A4").path, runtime="int3")
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("cuda:99", "torch sees no device 'cuda:99'. Use 'cpu'."),
+        ("mps", "unknown device 'mps'. Use one of: cpu, cuda."),
+        ("gpu", "unknown device 'gpu'. Use one of: cpu, cuda."),
+    ],
+)
+@pytest.mark.parametrize("runtime", [None, "int8"])
+def test_a_device_that_is_not_there(both, runtime, device, said):
+    with pytest.raises(ModelError, match=said):
+        qkit.load(both("W4A4").path, runtime=runtime, device=device)
+
+
+def test_another_product_stands_in_for_missing_kernels(both, pixels, tokens, monkeypatch):
+    monkeypatch.setattr(kernels, "_has_onednn", lambda: False)
+    name = "W8A8 static, attention in float"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        run = qkit.load(both(name).path, runtime="int8")
+    assert "no oneDNN int8 kernels: integers are multiplied by torch._int_mm" in str(
+        told[0].message
+    )
+    assert run.runtime.kernel == "torch._int_mm"
+    found = features(run.model, pixels, tokens)
+    exact = features(int8(both(name).path, "exact").model, pixels, tokens)
+    assert all(torch.equal(a, b) for a, b in zip(found, exact, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", WAYS)
+def test_on_a_cuda_device(both, name, pixels, tokens):
+    path = both(name).path
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", QkitWarning)
+        model = qkit.load(path, runtime="int8", device="cuda").model
+    found = [f.cpu() for f in features(model, pixels.cuda(), tokens.cuda())]
+    assert least_cosine(found, features(both(name).int8.model, pixels, tokens)) >= COSINE
 
 
 def test_no_run_folder(tmp_path):

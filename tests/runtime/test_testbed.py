@@ -17,7 +17,7 @@ from qkit.clip.zero_shot import class_embeddings, templates
 from qkit.data import image_batches, open_dataset, parse_source
 from qkit.nn.linear import QuantLinear
 from qkit.progress import ignore
-from qkit.runtime.gemm import missing_kernel
+from qkit.runtime.kernels import missing_kernel
 from tests.runtime.conftest import int8, same_bits
 
 pytestmark = pytest.mark.slow

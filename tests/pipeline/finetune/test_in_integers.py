@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import qkit
 from qkit.errors import QkitWarning
 from qkit.pipeline.finetune.learned import MEMBER
-from qkit.runtime.gemm import missing_kernel
+from qkit.runtime.kernels import missing_kernel
 from tests.pipeline.finetune.conftest import COLOURS
 
 
