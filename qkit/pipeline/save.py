@@ -7,7 +7,8 @@ from __future__ import annotations
 import platform
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,6 +35,7 @@ from qkit.progress import ignore
 from qkit.recipe import Recipe, parse_recipe
 from qkit.report.model import ModelReport
 from qkit.runtime.convert import Fallback
+from qkit.runtime.heap import trim_heap
 from qkit.runtime.kernels import NAMES, Kernel, find_device, find_kernel
 from qkit.runtime.load import fill_integers
 
@@ -152,10 +154,32 @@ def load_run(
     place = find_device(device)
     kernel = None if runtime is None else find_kernel(runtime, place)
     folder = read_run(Path(path))
+    with ThreadPoolExecutor(1) as beside:  # checksums take as long as building does
+        reading = beside.submit(folder.tensors)
+        clip, layers, recipe = _built(folder, rebuild if kernel is None else blank)
+        tensors = reading.result()
+    learned = stored_learned(folder)
+    fallbacks = _fill(clip.model, layers, tensors, kernel)
+    served = clip if learned is None else learned.applied_to(clip)
+    served.model.to(place)
+    how = None
+    if runtime is not None and kernel is not None:
+        more = _adapter_fallbacks(learned)
+        how = Runtime(runtime, NAMES[kernel.gemm], (*fallbacks, *more))
+        _tell(how, kernel.missing, len(layers) + len(more))
+        del tensors
+        trim_heap()
+    return Run(folder, served, layers, recipe, ModelReport.from_dict(folder.report), learned, how)
+
+
+def _built(
+    folder: RunFolder, build: Callable[[str, Mapping[str, Any]], ClipModel]
+) -> tuple[ClipModel, tuple[Layer, ...], Recipe]:
+    """The architecture that a run names, swapped, with its points."""
+    path, manifest = folder.path, folder.manifest
     try:
-        spec, config = folder.manifest["model"]["spec"], folder.manifest["model"]["config"]
-        recipe = parse_recipe(folder.manifest["recipe"], f"{path}/manifest.json")
-        clip = rebuild(spec, config) if kernel is None else blank(spec, config)
+        recipe = parse_recipe(manifest["recipe"], f"{path}/manifest.json")
+        clip = build(manifest["model"]["spec"], manifest["model"]["config"])
         layers = list_layers(clip.model, swap_clip(clip.model))
         attach(clip.model, layers, recipe.rules, decide(recipe.rules, layers))
     except ArtifactError:
@@ -163,16 +187,7 @@ def load_run(
     except (KeyError, TypeError, QkitError) as error:
         message = f"run folder {path} is damaged: {error}. Calibrate again."
         raise ArtifactError(message) from error
-    learned = stored_learned(folder)
-    fallbacks = _fill(clip.model, layers, folder.tensors(), kernel)
-    served = clip if learned is None else learned.applied_to(clip)
-    served.model.to(place)
-    how = None
-    if runtime is not None and kernel is not None:
-        beside = _adapter_fallbacks(learned)
-        how = Runtime(runtime, NAMES[kernel.gemm], (*fallbacks, *beside))
-        _tell(how, kernel.missing, len(layers) + len(beside))
-    return Run(folder, served, layers, recipe, ModelReport.from_dict(folder.report), learned, how)
+    return clip, layers, recipe
 
 
 def _fill(
