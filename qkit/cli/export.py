@@ -38,7 +38,7 @@ def export(
     Exit code 1 where the export does not compute what the run does.
     """
     from qkit.data.source import join_sources
-    from qkit.export.formats import FORMATS
+    from qkit.exports.formats import FORMATS
     from qkit.pipeline.export.export import export as write
     from qkit.pipeline.export.export import require_passed
     from qkit.report.terminal.export import print_export

@@ -54,6 +54,7 @@ class ExportReport:
 
     Attributes:
         format: "onnx", "openvino" or "compiled".
+        source: SHA-256 of the run's tensors.
         files: bytes by name.
         data: source of the samples.
         samples: images, and texts.
@@ -68,6 +69,7 @@ class ExportReport:
     """
 
     format: str
+    source: str
     files: Mapping[str, int]
     data: str
     samples: int

@@ -13,20 +13,21 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from qkit.artifact.folder import check_target, write_json, written_whole
+from qkit.artifact.folder import MODEL, check_target, write_json, written_whole
 from qkit.clip.unpadded import keep_padding
 from qkit.errors import ExportError, QkitWarning
-from qkit.export.formats import Format, format_of
-from qkit.export.proof import Features, compare, prove, run
-from qkit.export.rewrite import rewrite
-from qkit.export.towers import TOWERS, Tower, signatures
+from qkit.exports.formats import Format, format_of
+from qkit.exports.opened import PROOF
+from qkit.exports.proof import Features, compare, prove, run
+from qkit.exports.rewrite import rewrite
+from qkit.exports.towers import TOWERS, Tower, signatures
 from qkit.pipeline.export.interface import describe
 from qkit.pipeline.export.samples import Samples, open_samples
 from qkit.pipeline.save import Run, load_run, versions
 from qkit.progress import Progress, Silent
 from qkit.report.export import BackendProof, ExportReport, bound_of
 
-PROOF, CLASSES = "export.json", "classes.safetensors"
+CLASSES = "classes.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,7 @@ def _write(
         proofs = tuple(_proofs(form, folder, written, known))
     return ExportReport(
         format=form.name,
+        source=integer.folder.manifest["files"][MODEL]["sha256"],
         files={file.name: file.stat().st_size for file in sorted(folder.iterdir())},
         data=known.samples.source,
         samples=known.samples.count,

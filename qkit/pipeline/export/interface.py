@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from qkit.clip.model import ClipModel, logit_scale
-from qkit.export.formats import Format
-from qkit.export.towers import Signature
+from qkit.exports.formats import Format
+from qkit.exports.towers import Signature
 
 CLIP_TOKENIZER = "CLIP's byte-pair encoding (open_clip.SimpleTokenizer)"
 

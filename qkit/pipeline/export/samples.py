@@ -14,7 +14,7 @@ from torch import Tensor
 from qkit.clip.model import ClipModel
 from qkit.clip.text import cut_padding, text_ends
 from qkit.errors import ExportError
-from qkit.export.proof import Inputs, in_batches
+from qkit.exports.proof import Inputs, in_batches
 from qkit.pipeline.inputs import open_calibration
 
 SAMPLES = "demo:calib"

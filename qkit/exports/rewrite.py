@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from qkit.export.layers import (
+from qkit.exports.layers import (
     ExportAttention,
     ExportEmbedding,
     ExportLinear,
     ExportMlp,
     ExportPatches,
 )
-from qkit.export.operators import Operators
-from qkit.export.qdq import Product, quantizer_of
-from qkit.export.simulated import ExportLayer, export_sdpa, weight_of
+from qkit.exports.operators import Operators
+from qkit.exports.qdq import Product, quantizer_of
+from qkit.exports.simulated import ExportLayer, export_sdpa, weight_of
 from qkit.nn.attention import QuantSDPA
 from qkit.nn.embedding import QuantEmbedding
 from qkit.nn.layer import QuantLayer

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qkit.export.formats import Backend, Loaded
+from qkit.exports.formats import Backend, Loaded
 from qkit.report.export import BackendProof, TowerProof
 
 Encode = Callable[[Tensor], Tensor]

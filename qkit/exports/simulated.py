@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from qkit.artifact.packing import pack
-from qkit.export.operators import Grid, Operators
-from qkit.export.qdq import Levels, StaticQuantizer
+from qkit.exports.operators import Grid, Operators
+from qkit.exports.qdq import Levels, StaticQuantizer
 from qkit.nn.attention import QuantSDPA
 from qkit.nn.layer import QuantLayer
 from qkit.nn.tensor_quantizer import TensorQuantizer

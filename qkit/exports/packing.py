@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from qkit.export.optional import require
+from qkit.exports.optional import require
 
 LEAST = 256  # values: smaller tensors gain nothing
 

@@ -14,10 +14,10 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from qkit.errors import ExportError, choices, nearest
-from qkit.export import compiled, onnx, openvino
-from qkit.export.operators import KernelOperators, OnnxOperators, Operators
-from qkit.export.optional import installed, require
-from qkit.export.towers import Signature
+from qkit.exports import compiled, onnx, openvino
+from qkit.exports.operators import KernelOperators, OnnxOperators, Operators
+from qkit.exports.optional import installed, require
+from qkit.exports.towers import Signature
 
 
 class Loaded(Protocol):

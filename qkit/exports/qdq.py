@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from qkit.export.operators import Grid, Operators
+from qkit.exports.operators import Grid, Operators
 from qkit.grids.normal import LARGEST, scaled_codebook
 from qkit.nn.tensor_quantizer import TensorQuantizer
 from qkit.numerics import EPS, token_qparams

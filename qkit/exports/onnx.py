@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from qkit.errors import ExportError
-from qkit.export.operators import OPSET
-from qkit.export.optional import require
-from qkit.export.packing import pack_weights
-from qkit.export.towers import Signature, example, open_dims
+from qkit.exports.operators import OPSET
+from qkit.exports.optional import require
+from qkit.exports.packing import pack_weights
+from qkit.exports.towers import Signature, example, open_dims
 
 PACKAGES = ("onnx", "onnx_ir", "onnxscript")
 INTEGER = ("MatMulIntegerToFloat", "MatMulInteger", "QLinearMatMul", "QGemm", "QLinearConv")
@@ -30,7 +30,7 @@ def write_onnx(tower: nn.Module, signature: Signature, path: Path, *, any_length
     """Write one tower, its batch size open.
 
     Args:
-        tower: rewritten (see ``export.rewrite``).
+        tower: rewritten (see ``exports.rewrite``).
         signature: of the tower.
         path: file to write.
         any_length: texts may be shorter than the context.

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from qkit.errors import ExportError
-from qkit.export.onnx import write_onnx
-from qkit.export.optional import require
-from qkit.export.towers import Signature
+from qkit.exports.onnx import write_onnx
+from qkit.exports.optional import require
+from qkit.exports.towers import Signature
 
 PRODUCTS = ("FullyConnected", "MatMul", "Convolution")
 BYTES = ("u8", "i8")
@@ -24,7 +24,7 @@ def write_openvino(tower: nn.Module, signature: Signature, path: Path, *, any_le
     """Write one tower in OpenVINO's format: ``path`` (.xml), and a .bin beside it.
 
     Args:
-        tower: rewritten (see ``export.rewrite``).
+        tower: rewritten (see ``exports.rewrite``).
         signature: of the tower.
         path: file to write.
         any_length: texts may be shorter than the context.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from qkit.errors import ExportError
-from qkit.export.towers import Signature, example, open_dims
+from qkit.exports.towers import Signature, example, open_dims
 
 KERNELS = ("aoti_torch_cpu__qlinear_pointwise_tensor(", "aoti_torch_cpu__qconv_pointwise_tensor(")
 WEIGHTS = "dequantize_per_channel"
@@ -40,7 +40,7 @@ def write_compiled(tower: nn.Module, signature: Signature, path: Path, *, any_le
     """Compile one tower, its batch size open, into a package.
 
     Args:
-        tower: rewritten (see ``export.rewrite``).
+        tower: rewritten (see ``exports.rewrite``).
         signature: of the tower.
         path: file to write (.pt2).
         any_length: texts may be shorter than the context.
