@@ -135,11 +135,20 @@ class ExportLayer(nn.Module):
         else:
             levels: Levels = self.quantizer(x)
             x = self.operators.dequantize(levels.values, levels.grid)
-        weight = self.values
-        if self.scale is not None:
-            weight = self.operators.weight(weight, self.scale)
-        y = self.layer.product(x, weight)
+        y = self.layer.product(x, self._weight())
         return y if self.added is None else y + along(self.added, self.output_axis, y.ndim)
+
+    def _weight(self) -> Tensor:
+        """The weight, dequantized only where the input is, too.
+
+        ONNX Runtime takes a DequantizeLinear before a product with a float input as leave to round
+        that input to 8 bits.
+        """
+        if self.scale is None:
+            return self.values
+        if self.integers:
+            return self.operators.weight(self.values, self.scale)
+        return self.values.to(self.scale.dtype) * along(self.scale, 0, self.values.ndim)
 
     def __rmatmul__(self, x: Tensor) -> Tensor:
         result: Tensor = self(x)

@@ -35,8 +35,10 @@ def test_they_compute_the_same_and_are_named(save_run, tmp_path):
     few = qkit.Overrides(samples=4)
     path = save_run(bits=None, method=None, recipe=recipe, overrides=few)
     report = qkit.export(path, "onnx", tmp_path / "out", samples=5)
-    cosines = [tower.mean_cosine for proof in report.proofs for tower in proof.towers]
-    assert cosines == pytest.approx([1.0] * len(cosines), abs=1e-4)
+    assert report.passed
+    (ort,) = [proof for proof in report.proofs if proof.backend.startswith("ONNX Runtime")]
+    # off by more, a backend would round inputs that are to stay in float
+    assert [tower.mean_cosine for tower in ort.towers] == pytest.approx([1.0, 1.0], abs=1e-6)
     named = {name.removeprefix("visual.").removeprefix("transformer.") for name in report.in_float}
     assert named == set(REASONS)
     for name, reason in report.in_float.items():
