@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from qkit.errors import ExportError
+from qkit.exports.optional import torchs_own_warnings
 from qkit.exports.towers import Signature, example, open_dims
 
 KERNELS = ("aoti_torch_cpu__qlinear_pointwise_tensor(", "aoti_torch_cpu__qconv_pointwise_tensor(")
@@ -53,9 +53,7 @@ def write_compiled(tower: nn.Module, signature: Signature, path: Path, *, any_le
     """
     dims = (open_dims(signature, any_length=any_length),)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            for kind in (FutureWarning, DeprecationWarning, UserWarning):  # of torch's own code
-                warnings.simplefilter("ignore", kind)
+        with torchs_own_warnings(), torch.no_grad():
             program = torch.export.export(
                 tower, (example(signature, any_length=any_length),), dynamic_shapes=dims
             )

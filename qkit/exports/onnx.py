@@ -5,10 +5,7 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ from torch import Tensor, nn
 
 from qkit.errors import ExportError
 from qkit.exports.operators import OPSET
-from qkit.exports.optional import require
+from qkit.exports.optional import require, torchs_own_warnings
 from qkit.exports.packing import pack_weights
 from qkit.exports.towers import Signature, example, open_dims
 
@@ -45,7 +42,7 @@ def write_onnx(tower: nn.Module, signature: Signature, path: Path, *, any_length
         require(package, "an ONNX export")
     dims = open_dims(signature, any_length=any_length)
     try:
-        with _quiet(), torch.no_grad():
+        with torchs_own_warnings(), torch.no_grad():
             program = torch.onnx.export(
                 tower,
                 (example(signature, any_length=any_length),),
@@ -75,15 +72,6 @@ def _cause(error: BaseException) -> str:
         error = error.__cause__
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:200].rstrip(".:")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Torch's exporter uses what other parts of torch have deprecated; the user cannot mend it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        yield
 
 
 def _strip(model: Any) -> None:

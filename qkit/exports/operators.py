@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qkit.exports.optional import torchs_own_warnings
+
 OPSET = 21  # of ONNX: the first with 4-bit integers
 
 
@@ -99,8 +101,8 @@ class KernelOperators:
     attention: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        import torch._inductor.compile_fx  # declares them
-
+        with torchs_own_warnings():
+            import torch._inductor.compile_fx  # declares them
         self._ops: Any = torch.ops.quantized_decomposed
 
     def quantize(self, x: Tensor, grid: Grid) -> Tensor:

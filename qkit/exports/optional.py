@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The qkit authors
-"""Packages that only an export needs."""
+"""Packages that only an export needs, and what torch's exporters say of themselves."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 from qkit.errors import ExportError
@@ -34,3 +37,12 @@ def require(package: str, purpose: str) -> ModuleType:
 def installed(package: str) -> bool:
     """Whether an optional package is there; it is not imported."""
     return importlib.util.find_spec(package) is not None
+
+
+@contextmanager
+def torchs_own_warnings() -> Iterator[None]:
+    """Leave out what torch deprecates and then uses itself: no user can mend that."""
+    with warnings.catch_warnings():
+        for kind in (FutureWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", kind)
+        yield

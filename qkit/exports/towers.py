@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkit.clip.layout import towers
+from qkit.clip.text import text_tower
 
 TOWERS = ("image", "text")
 
@@ -21,10 +23,19 @@ class Tower(nn.Module):
     Features are as ``encode_image`` and ``encode_text`` give them, not normalised.
     """
 
-    def __init__(self, model: nn.Module, name: str) -> None:
+    def __init__(self, model: nn.Module, name: str, *, any_length: bool = False) -> None:
+        """Take a tower out of a model, which is of no use for anything else afterwards.
+
+        Args:
+            model: rewritten (see ``exports.rewrite``).
+            name: "image" or "text".
+            any_length: texts may be shorter than the context.
+        """
         super().__init__()
         self.name = name
         self.model = _without(model, towers(model)["text" if name == "image" else "image"])
+        if name == "text" and any_length:
+            _widen_mask(text_tower(self.model))
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode."""
@@ -36,10 +47,19 @@ class Tower(nn.Module):
 def _without(model: nn.Module, members: tuple[str, ...]) -> nn.Module:
     """The same model, its modules shared, without some of its members."""
     part = copy.copy(model)
-    for kind in ("_modules", "_parameters"):
+    for kind in ("_modules", "_parameters", "_buffers"):
         kept = {name: value for name, value in getattr(model, kind).items() if name not in members}
         object.__setattr__(part, kind, kept)
     return part
+
+
+def _widen_mask(tower: nn.Module) -> None:
+    """Give a mask that is cut to each text's length a column and a row that no text reaches.
+
+    The part cut out then lies alike in memory for every length, the context's included, which a
+    tracer would otherwise make a case of its own.
+    """
+    tower.attn_mask = F.pad(cast("Tensor", tower.attn_mask), (0, 1, 0, 1))
 
 
 class Signature(NamedTuple):

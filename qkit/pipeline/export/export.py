@@ -125,9 +125,9 @@ def _write(
     written: dict[str, int] = {}
     for name, signature in signatures(integer.clip.config, context).items():
         with progress.phase(f"write {name} tower", None):
-            tower = Tower(integer.model, name).eval()
-            file = form.file(folder, name)
             open_length = name == "text" and known.samples.any_length
+            tower = Tower(integer.model, name, any_length=open_length).eval()
+            file = form.file(folder, name)
             written[name] = form.write(tower, signature, file, any_length=open_length)
     if known.classes is not None:
         save_file({"embeddings": known.classes.contiguous()}, folder / CLASSES)
