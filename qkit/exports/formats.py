@@ -21,13 +21,11 @@ from qkit.exports.towers import Signature
 
 
 class Loaded(Protocol):
-    """A tower that was loaded back.
+    """A tower that was loaded back."""
 
-    Attributes:
-        integer_products: products that run on int8 kernels.
-    """
-
-    integer_products: int
+    @property
+    def integer_products(self) -> int:
+        """Products that run on int8 kernels."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Features ``(N, dim)`` of pixels or tokens."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,7 @@ def _dequantized(value: Any) -> bool:
 
 
 class OnnxTower:
-    """A tower in ONNX Runtime, on the CPU.
-
-    Attributes:
-        integer_products: products that its kernels run in integers.
-    """
+    """A tower in ONNX Runtime, on the CPU."""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         """Load a file.
@@ -109,26 +106,43 @@ class OnnxTower:
         Raises:
             ExportError: ONNX Runtime is missing, or cannot load it.
         """
-        runtime: Any = require("onnxruntime", "running an ONNX export")
-        with tempfile.TemporaryDirectory() as folder:
-            options = runtime.SessionOptions()
-            options.log_severity_level = QUIET
-            options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-            options.intra_op_num_threads = threads or torch.get_num_threads()
-            try:
-                self._session = runtime.InferenceSession(
-                    str(path), options, providers=["CPUExecutionProvider"]
-                )
-            except Exception as error:
-                message = f"ONNX Runtime cannot load {path}: {_cause(error)}. Export again."
-                raise ExportError(message) from error
-            kinds = _kinds(Path(options.optimized_model_filepath))
-        self.integer_products = sum(kinds[kind] for kind in INTEGER)
+        self._path = path
+        options = _options(threads or torch.get_num_threads())
+        try:
+            self._session = _session(path, options)
+        except Exception as error:  # its errors share no class of their own
+            message = f"ONNX Runtime cannot load {path}: {_cause(error)}. Export again."
+            raise ExportError(message) from error
 
     def __call__(self, x: Tensor) -> Tensor:
         """Features ``(N, dim)`` of pixels or tokens."""
         name = self._session.get_inputs()[0].name
         return torch.from_numpy(self._session.run(None, {name: x.numpy()})[0])
+
+    @cached_property
+    def integer_products(self) -> int:
+        """Products on int8 kernels, as the graph tells that it made of the file."""
+        with tempfile.TemporaryDirectory() as folder:
+            options = _options(1)
+            options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+            _session(self._path, options)
+            kinds = _kinds(Path(options.optimized_model_filepath))
+        return sum(kinds[kind] for kind in INTEGER)
+
+
+def _options(threads: int) -> Any:
+    runtime: Any = require("onnxruntime", "running an ONNX export")
+    options = runtime.SessionOptions()
+    options.log_severity_level = QUIET
+    options.intra_op_num_threads = threads
+    # threads that wait do not spin, which would cost others their processor
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _session(path: Path, options: Any) -> Any:
+    runtime: Any = require("onnxruntime", "running an ONNX export")
+    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _kinds(path: Path) -> Counter[str]:

@@ -23,11 +23,13 @@ from qkit.nn.attention import QuantSDPA
 from qkit.nn.embedding import QuantEmbedding
 from qkit.nn.layer import QuantLayer
 from qkit.nn.linear import QuantLinear
-from qkit.runtime.convert import Fallback
+from qkit.runtime.convert import SIMULATED, Fallback
 from qkit.runtime.gemm import Gemm
 from qkit.runtime.modules import IntAttention, IntEmbedding, IntLinear, IntMlp, IntPatches
 from qkit.runtime.operands import Rounder, rounder_of
 from qkit.runtime.weights import IntegerWeight
+
+ODD = "its operands have grids or scales that no integer product takes"
 
 
 def rewrite(
@@ -44,7 +46,10 @@ def rewrite(
         the layers that compute in float in the export, and why.
     """
     integers = {name for name, whole in _Rewriter(operators).replace(model, "") if whole}
-    return tuple(fallback for fallback in fallbacks if fallback.layer not in integers)
+    left = [fallback for fallback in fallbacks if fallback.layer not in integers]
+    if operators.attention:  # of which the runtime has none at all
+        left = [Fallback(f.layer, ODD) if f.reason == SIMULATED else f for f in left]
+    return tuple(left)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ REASONS = {
     "resblocks.0.mlp.c_proj": "its input stays in float",
     "resblocks.1.mlp.c_fc": "its weight stays in float",
     "resblocks.0.attn.out_proj": "the recipe leaves it in float",
-    "resblocks.1.attn.sdpa": "its two products are simulated",
+    "resblocks.1.attn.sdpa": "its operands have grids or scales",
 }
 
 
