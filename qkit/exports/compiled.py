@@ -93,7 +93,7 @@ class CompiledTower:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Features ``(N, dim)`` of pixels or tokens."""
-        features: Tensor = self._run(x)
+        features: Tensor = self._run(x.contiguous())  # it takes no notice of strides
         return features
 
 

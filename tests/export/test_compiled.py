@@ -22,15 +22,21 @@ assert "qkit" not in sys.modules and "open_clip" not in sys.modules
 """
 
 
+def _compiles() -> bool:
+    try:
+        check_compiler()
+    except ExportError:
+        return False
+    return True
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", [None, "w4a4-fast"])
 def test_packages_compute_what_the_run_does(save_run, tmp_path, pixels, tokens, recipe):
     if (missing := missing_kernel()) is not None:
         pytest.skip(missing)
-    try:
-        check_compiler()
-    except ExportError as missing:
-        pytest.skip(str(missing))
+    if not _compiles():
+        pytest.skip("no C++ compiler")
     how = {"bits": 8} if recipe is None else {"bits": None, "method": None, "recipe": recipe}
     path = save_run(**how, overrides=qkit.Overrides(samples=6))
     report = qkit.export(path, "compiled", tmp_path / "out", samples=5)
@@ -48,6 +54,23 @@ def test_packages_compute_what_the_run_does(save_run, tmp_path, pixels, tokens, 
         with torch.no_grad():
             expected = getattr(model, f"encode_{tower}")(x)
         assert F.cosine_similarity(torch.load(tmp_path / "y"), expected).min() >= 0.9999
+
+
+@pytest.mark.slow
+def test_any_strides_and_any_length(save_run, tmp_path, tokens):
+    if missing_kernel() is not None or not _compiles():
+        pytest.skip("nothing to compile with, or for")
+    path = save_run(bits=8, overrides=qkit.Overrides(samples=6))
+    qkit.export(path, "compiled", tmp_path / "out", samples=5)
+    tower = CompiledTower(tmp_path / "out" / "text.pt2")
+    model = qkit.load(path).model
+    with torch.no_grad():
+        expected = model.encode_text(tokens)
+    longest = int(tokens.argmax(1).max()) + 1
+    for length in (longest, longest + 1, tokens.shape[1]):
+        part = tokens[:, :length]
+        assert part.is_contiguous() == (length == tokens.shape[1])
+        assert F.cosine_similarity(tower(part), expected).min() >= 0.9999
 
 
 def test_a_file_that_is_no_package(tmp_path):
