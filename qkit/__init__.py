@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from qkit.pipeline.calibrate import CalibrationResult as CalibrationResult
     from qkit.pipeline.calibrate import calibrate as calibrate
     from qkit.pipeline.evaluate import Evaluator as Evaluator
+    from qkit.pipeline.export.export import export as export
     from qkit.pipeline.finetune.finetune import finetune_p4q as finetune_p4q
     from qkit.pipeline.finetune.result import FinetuneResult as FinetuneResult
     from qkit.pipeline.save import Run as Run
@@ -49,6 +50,7 @@ __all__ = [
     "Run",
     "SearchResult",
     "calibrate",
+    "export",
     "list_calibrators",
     "list_recipes",
     "load",
@@ -70,6 +72,7 @@ _HOMES = {
     "Run": "qkit.pipeline.save:Run",
     "SearchResult": "qkit.pipeline.search.search:SearchResult",
     "calibrate": "qkit.pipeline.calibrate:calibrate",
+    "export": "qkit.pipeline.export.export:export",
     "finetune_p4q": "qkit.pipeline.finetune.finetune:finetune_p4q",
     "list_calibrators": "qkit.calibration.registry:list_calibrators",
     "list_recipes": "qkit.recipe:list_recipes",

@@ -42,6 +42,10 @@ class TrainingError(QkitError):
     """A fine-tuning asks for something impossible, or its loss is no number any more."""
 
 
+class ExportError(QkitError):
+    """An export asks for something impossible, lacks a package, or is not what it was made from."""
+
+
 class QkitWarning(UserWarning):
     """Something that is allowed but probably not meant."""
 

@@ -9,8 +9,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,14 @@ class RunFolder:
             raise ArtifactError(_damaged(self.path, f"{name} cannot be read: {error}")) from error
 
 
-def check_target(path: Path, overwrite: bool) -> None:
+def check_target(path: Path, overwrite: bool, mark: str = MANIFEST, kind: str = "run") -> None:
     """Refuse a target that cannot or must not be written, before any work is done.
+
+    Args:
+        path: folder to write.
+        overwrite: it may be replaced, if it is one of this kind.
+        mark: file that tells such a folder from others.
+        kind: what the folder is, in a word.
 
     Raises:
         ArtifactError: it exists and may not be replaced, or its parent cannot be written.
@@ -64,8 +70,8 @@ def check_target(path: Path, overwrite: bool) -> None:
         if not overwrite:
             message = f"{path} exists. Choose another --out, or pass --overwrite to replace it."
             raise ArtifactError(message)
-        if not (path / MANIFEST).is_file():
-            message = f"{path} is no run folder, so it is not overwritten. Choose another --out."
+        if not (path / mark).is_file():
+            message = f"{path} is no {kind} folder, so it is not overwritten. Choose another --out."
             raise ArtifactError(message)
     try:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -101,24 +107,37 @@ def write_run(
     Raises:
         ArtifactError: see ``check_target``, or the disk refused.
     """
-    path = path.resolve()  # a link to a run is followed, not replaced
     check_target(path, overwrite)
-    parent = path.absolute().parent
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=parent))
     try:
-        _write_files(partial, {MODEL: tensors, **(beside or {})}, manifest, report)
-        _move_into_place(partial, path)
+        with written_whole(path) as partial:
+            _write_files(partial, {MODEL: tensors, **(beside or {})}, manifest, report)
+    except (TypeError, ValueError) as error:  # json met something it cannot write
+        message = f"{path} could not be written: {error}. Use finite numbers and text as options."
+        raise ArtifactError(message) from error
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A folder to write to; it replaces ``path`` when the block ends, and is gone if it fails.
+
+    Raises:
+        ArtifactError: the disk refused.
+    """
+    path = path.resolve()  # a link to a run is followed, not replaced
+    try:
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+        try:
+            partial.chmod(0o755)
+            yield partial
+            _move_into_place(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         message = (
             f"{path} could not be written: {error}. Nothing was kept; "
             "free some space or choose another --out."
         )
         raise ArtifactError(message) from error
-    except (TypeError, ValueError) as error:  # json met something it cannot write
-        message = f"{path} could not be written: {error}. Use finite numbers and text as options."
-        raise ArtifactError(message) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_files(
@@ -127,7 +146,6 @@ def _write_files(
     manifest: Mapping[str, Any],
     report: Mapping[str, Any],
 ) -> None:
-    folder.chmod(0o755)
     files: dict[str, dict[str, Any]] = {}
     for name, tensors in contents.items():
         path = folder / name
@@ -135,8 +153,8 @@ def _write_files(
         files[name] = {"sha256": _sha256(path), "bytes": path.stat().st_size}
     size = sum(file["bytes"] for file in files.values())
     full_report = {**report, "size": {**report.get("size", {}), "quantized_bytes": size}}
-    _write_json(folder / MANIFEST, {"format": FORMAT, **manifest, "files": files})
-    _write_json(folder / REPORT, full_report)
+    write_json(folder / MANIFEST, {"format": FORMAT, **manifest, "files": files})
+    write_json(folder / REPORT, full_report)
 
 
 def _move_into_place(partial: Path, path: Path) -> None:
@@ -161,7 +179,7 @@ def update_report(path: Path, report: Mapping[str, Any]) -> None:
     """
     partial = path / f".{REPORT}.partial"
     try:
-        _write_json(partial, report)
+        write_json(partial, report)
         partial.replace(path / REPORT)
     except OSError as error:
         message = (
@@ -202,7 +220,8 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object and wait until it lies on the disk; numbers must be finite."""
     text = json.dumps(content, indent=1, allow_nan=False)
     with path.open("w", encoding="utf-8") as file:
         file.write(text + "\n")

@@ -13,6 +13,7 @@ from qkit.cli.compare import compare
 from qkit.cli.demo import demo
 from qkit.cli.doctor import doctor
 from qkit.cli.evaluate import evaluate
+from qkit.cli.export import export
 from qkit.cli.finetune import finetune
 from qkit.cli.listing import calibrators, recipes, reconstructions, roundings, transforms
 from qkit.cli.report import report
@@ -33,6 +34,7 @@ app.command()(compare)
 app.command()(evaluate)
 app.command()(search)
 app.add_typer(finetune, name="finetune")
+app.command()(export)
 app.command()(bench)
 app.command()(calibrators)
 app.command()(transforms)

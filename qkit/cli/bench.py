@@ -20,6 +20,10 @@ def bench(
     only: Annotated[
         list[str] | None, typer.Option(help="image, captions or 'full texts'; repeatable (all).")
     ] = None,
+    export: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of `qkit export RUN` to time as well; repeatable."),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="For torch (as many as it has).", min=1)
     ] = None,
@@ -28,7 +32,7 @@ def bench(
     memory: Annotated[bool, typer.Option(help="Measure memory, in processes of their own.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Time a run's integer model beside fp32 and bf16, in turn in one process."""
+    """Time a run's integer model, and its exports, beside fp32 and bf16, in turn in one process."""
     from qkit.errors import DataError, choices, nearest
     from qkit.pipeline.bench.bench import bench as measure
     from qkit.pipeline.bench.contenders import WHAT
@@ -43,6 +47,7 @@ def bench(
             run,
             batch_sizes=batch_size or (1, 16),
             what=only or WHAT,
+            exports=export or (),
             thread_count=threads,
             warmup=warmup,
             repeats=repeats,

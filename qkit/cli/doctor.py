@@ -18,6 +18,7 @@ from qkit.cli.console import reported, stdout
 from qkit.errors import QkitError
 
 PACKAGES = ("qkit-clip", "torch", "torchvision", "open_clip_torch", "numpy", "scipy", "safetensors")
+EXPORTS = ("onnx", "onnxscript", "onnxruntime", "openvino")
 
 
 @reported
@@ -26,6 +27,7 @@ def doctor() -> None:
     checks: tuple[tuple[str, Callable[[], str]], ...] = (
         ("python", lambda: f"{platform.python_version()} on {platform.machine()}"),
         *((name, lambda name=name: _version(name)) for name in PACKAGES),
+        ("for exports", _exports),
         ("torchvision operators", _torchvision),
         ("open_clip", _open_clip),
         ("cpu", _cpu),
@@ -55,6 +57,17 @@ def _version(package: str) -> str:
     except PackageNotFoundError:
         message = f"not installed. Run: pip install {package}"
         raise QkitError(message) from None
+
+
+def _exports() -> str:
+    """Optional packages; none of them has to be there."""
+    found = []
+    for package in EXPORTS:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            found.append(f"no {package}")
+    return ", ".join(found)
 
 
 def _torchvision() -> str:

@@ -43,6 +43,11 @@ def drop_padding(model: nn.Module) -> None:
     retype(model, UNPADDED)
 
 
+def keep_padding(model: nn.Module) -> None:
+    """Let the text tower of ``model`` take texts as they come again, in place."""
+    retype(model, {unpadded: short for short, unpadded in UNPADDED.items()})
+
+
 def in_portions(model: nn.Module, tokens: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
     """``encode(tokens)``, texts of like length together, each portion cut after its longest.
 

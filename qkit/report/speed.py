@@ -29,7 +29,7 @@ class SpeedRow:
     Attributes:
         what: "image"; "captions", texts of ordinary length; or "full texts", up to the context.
         batch: images or texts at once.
-        model: "fp32", "bf16" or "int8".
+        model: "fp32", "bf16" or "int8", or an export's format.
         cpu: processor time of the whole process, all threads together.
         wall: time on the clock.
         per_second: images or texts, by the clock.

@@ -12,7 +12,7 @@ from qkit.artifact.folder import read_run, update_report, write_run
 from qkit.errors import ArtifactError
 
 OLD, NEW = {"old": torch.zeros(3)}, {"new": torch.ones(3)}
-TARGETS = ["save_file", "_sha256", "_write_json", "_move_into_place"]
+TARGETS = ["save_file", "_sha256", "write_json", "_move_into_place"]
 
 
 def write(path, tensors, **options):
@@ -128,7 +128,7 @@ def fail_while_writing(monkeypatch, error):
         path.write_text('{"la')
         raise error
 
-    monkeypatch.setattr(folder, "_write_json", half)
+    monkeypatch.setattr(folder, "write_json", half)
 
 
 def test_a_report_is_replaced_and_nothing_else(tmp_path):
@@ -175,7 +175,7 @@ def test_a_read_only_disk_is_an_error_in_one_line(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(folder, "_write_json", refuse)
+    monkeypatch.setattr(folder, "write_json", refuse)
     monkeypatch.setattr(folder.Path, "unlink", refuse)
     with pytest.raises(ArtifactError, match=r"Read-only file system\. Make the folder writable"):
         update_report(tmp_path, {})

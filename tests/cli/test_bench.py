@@ -102,3 +102,32 @@ def test_unknown_names(qkit, saved, tmp_path):
 def test_nothing_to_time(saved, empty):
     with pytest.raises(library.QkitError, match="leave nothing to time"):
         bench(saved, **empty)
+
+
+def test_an_export_joins_the_table(qkit, saved, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    out = tmp_path / "out"
+    made = qkit("export", saved, "--format=onnx", f"--out={out}", "--samples=3")
+    assert made.exit_code == 0, made.output
+    done = qkit("bench", saved, "-b", 2, *QUICK, f"--export={out}", "--json")
+    report = json.loads(done.stdout)
+    names = [*contenders.MODELS, "onnx"]
+    assert [row["model"] for row in report["rows"]] == len(contenders.WHAT) * names
+    files = sum(file.stat().st_size for file in out.glob("*.onnx"))
+    assert report["footprints"]["onnx"]["file"] == files
+    held, peak = memory_of("onnx", saved, 1, 1, out)
+    assert 0 < held <= peak
+    _refused(qkit, saved, out)
+
+
+def _refused(qkit, saved, out):
+    proof = json.loads((out / "export.json").read_text())
+    (out / "export.json").write_text(json.dumps({**proof, "passed": False}))
+    one_line_error(qkit("bench", saved, *QUICK, f"--export={out}"), "failed its proof")
+    (out / "export.json").write_text(json.dumps({**proof, "source": "0"}))
+    one_line_error(qkit("bench", saved, *QUICK, f"--export={out}"), "an export of another run")
+    (out / "export.json").write_text("{}")
+    one_line_error(qkit("bench", saved, *QUICK, f"--export={out}"), "is damaged", "format")
+    (out / "export.json").unlink()
+    one_line_error(qkit("bench", saved, *QUICK, f"--export={out}"), "is no export folder")

@@ -175,7 +175,7 @@ def test_a_report_that_cannot_be_written_stays_as_it_was(run, monkeypatch, error
         path.write_text("{")
         raise error
 
-    monkeypatch.setattr(folder, "_write_json", fail)
+    monkeypatch.setattr(folder, "write_json", fail)
     with pytest.raises((ArtifactError, KeyboardInterrupt), match=r"Read-only disk|^$"):
         analyse(run, PARTLY)
     assert (run / "report.json").read_bytes() == written

@@ -5,17 +5,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from qkit.artifact.folder import read_run
+from qkit.artifact.folder import MODEL, read_run
 from qkit.clip.model import ClipModel, rebuild
+from qkit.clip.text import cut_padding
 from qkit.clip.zero_shot import sample_prompts
 from qkit.errors import ModelError, QkitWarning
+from qkit.exports.opened import ExportFolder, read_export
 from qkit.pipeline.save import Run, load_run
 
 FP32, BF16, INT8 = "fp32", "bf16", "int8"
@@ -68,6 +72,27 @@ def load_all(path: Path) -> tuple[Run, dict[str, nn.Module]]:
     return run, {**models, INT8: run.model}
 
 
+def open_exports(path: Path, folders: Sequence[Path]) -> dict[str, ExportFolder]:
+    """Exports of a run by what they are called: the format, and the folder where that is not clear.
+
+    Raises:
+        ArtifactError: a folder is no export, or one of another run.
+        ExportError: one failed its proof.
+    """
+    source = read_run(path).manifest["files"][MODEL]["sha256"]
+    found = [read_export(folder, source) for folder in folders]
+    formats = Counter(export.form.name for export in found)
+    return {
+        f"{e.form.name} {e.path.name}" if formats[e.form.name] > 1 else e.form.name: e
+        for e in found
+    }
+
+
+def load_export(export: ExportFolder, clip: ClipModel, thread_count: int | None) -> nn.Module:
+    """An export, its texts cut after the longest of a batch where it takes short ones."""
+    return export.load(thread_count, partial(cut_padding, clip.model))
+
+
 def make_batch(clip: ClipModel, what: str, count: int) -> Batch:
     """Random pixels, prompts around class names, or texts as long as the context."""
     generator = torch.Generator().manual_seed(0)
@@ -86,7 +111,7 @@ def encode(model: Any, batch: Batch) -> Tensor:
     tower, data = batch
     encoder = getattr(model, f"encode_{tower}")
     if data.is_floating_point():
-        data = data.to(next(model.parameters()).dtype)
+        data = data.to(next(model.parameters(), data).dtype)  # an export has none
     features: Tensor = encoder(data)
     return features
 

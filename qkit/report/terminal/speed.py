@@ -15,6 +15,8 @@ NOTE = (
     "against fp32; fp32 and bf16: open_clip's own model, random weights, texts padded as its "
     "tokenizer gives them"
 )
+EXPORTS_NOTE = "exports: in the runtime they are for, texts cut behind the longest of a batch"
+OWN = frozenset({"fp32", "bf16", "int8"})
 SIZES_NOTE = "file: weights; held, peak: memory above the imported packages, in a fresh process"
 MB = 1e6
 
@@ -36,6 +38,8 @@ def print_speed(report: SpeedReport, console: Console) -> None:
         before = place
     console.print(titled(title, table))
     console.print(Text(NOTE, style="dim"))
+    if not OWN.issuperset(report.footprints):
+        console.print(Text(EXPORTS_NOTE, style="dim"))
     _print_sizes(report, console)
 
 
