@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import qkit
 from qkit.errors import ExportError
 from qkit.exports.compiled import CompiledTower, check_compiler
-from qkit.runtime.gemm import missing_kernel
+from qkit.runtime.kernels import missing_kernel
 
 RUN = """
 import sys, torch
