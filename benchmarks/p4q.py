@@ -5,15 +5,14 @@
     python benchmarks/p4q.py --on testbed --jobs 1
 
 16 images of each class. One calibration and one pass over the images a seed and bits serve all
-lines of these bits. Results are kept as they come, one file a line and seed, so an interrupted run
-goes on where it stopped. ``--only TEXT`` does the lines whose title holds it. Writes its table into
-benchmarks/README.md.
+lines of these bits. Results are kept as they come, one record a line and seed, so an interrupted
+run goes on where it stopped. ``--only TEXT`` does the lines whose title holds it. Writes its table
+into benchmarks/README.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 import warnings
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 from beds import BEDS, TESTBED, Bed
 from common import markdown_table, mean_spread, run_units, write_section
+from results import FOLDER, Results
 
 from qkit.calibration.memory import Forgetful
 from qkit.clip.loading import load_model
@@ -99,10 +99,10 @@ class Line:
         """What the table calls it."""
         return f"{self.bits} {self.what}"
 
-    @property
-    def file(self) -> str:
-        """Its title as a file name."""
-        return self.title.replace(" ", "-").replace(",", "")
+    def key(self, options: Mapping[str, Any]) -> dict[str, str | int]:
+        """Under what its results are kept; with "seed" those of one."""
+        named = ("shots", "epochs") if self.bits == FLOAT else ("kind", "shots", "epochs")
+        return {"line": self.title, **{name: options[name] for name in named}}
 
 
 FULL = P4QConfig()
@@ -127,11 +127,11 @@ LINES = (
 
 
 def run_unit(
-    task: Task, bits: str, seed: int, options: Mapping[str, Any], folder: Path, threads: int
+    task: Task, bits: str, seed: int, options: Mapping[str, Any], kept: Results, threads: int
 ) -> None:
     """All lines of one calibration; nothing where they are done."""
     wanted = [line for line in LINES if line.bits == bits and options["only"] in line.title]
-    missing = [line for line in wanted if not (folder / f"{line.file}-{seed}.json").exists()]
+    missing = [line for line in wanted if not kept.has(line.key(options) | {"seed": seed})]
     if not missing:
         return
     torch.set_num_threads(threads)
@@ -147,7 +147,7 @@ def run_unit(
     for line in missing:
         found = run_line(clip, line, train, encoded, seed, options["epochs"])
         found["encoding"] = encoding if line.config else 0.0
-        (folder / f"{line.file}-{seed}.json").write_text(json.dumps(found))
+        kept.add(line.key(options) | {"seed": seed}, found)
         shown = [round(100 * value, 1) for value in found["top1"]]
         print(line.title, seed, shown, f"{found['seconds']:.0f} s", flush=True)
 
@@ -198,17 +198,11 @@ def _figures(scored: Sequence[Scored]) -> dict[str, list[float]]:
     }
 
 
-def results(line: Line, folder: Path) -> list[dict[str, Any]]:
-    """What is there of a line, one entry a seed."""
-    parts = [folder / f"{line.file}-{seed}.json" for seed in range(SEEDS)]
-    return [json.loads(part.read_text()) for part in parts if part.exists()]
-
-
-def table(task: Task, folder: Path) -> str:
+def table(task: Task, kept: Results, options: Mapping[str, Any]) -> str:
     """One line each: mean and spread over the seeds done so far."""
     rows = []
     for line in LINES:
-        done = results(line, folder)
+        done = kept.of(line.key(options))
         if not done:
             continue
         tops = [mean_spread(v) for v in zip(*(one["top1"] for one in done), strict=True)]
@@ -223,13 +217,13 @@ def table(task: Task, folder: Path) -> str:
     return markdown_table(["model", "seeds", *heads, "added, %", "seconds"], rows)
 
 
-def goals(folder: Path) -> str:
+def goals(kept: Results, options: Mapping[str, Any]) -> str:
     """The paper's margins, where both lines are there; on the first evaluation."""
     pairs = (
         ("W8A8 P4Q", "float prompt-tuned", f"goal: at least {MARGIN}"),
         ("W4A4 P4Q", "float zero-shot", "goal: above 0"),
     )
-    by_title = {line.title: results(line, folder) for line in LINES}
+    by_title = {line.title: kept.of(line.key(options)) for line in LINES}
     said = []
     for mine, other, goal in pairs:
         if by_title[mine] and by_title[other]:
@@ -244,7 +238,7 @@ def goals(folder: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--on", choices=TASKS, default="demo", help="model and data")
-    parser.add_argument("--out", type=Path, help="folder, one file a unit of work")
+    parser.add_argument("--out", type=Path, help="file of results")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="draws of each line")
     parser.add_argument("--only", default="", help="lines whose title holds this")
@@ -254,13 +248,11 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="print the table, do not write it")
     args = parser.parse_args()
     task = TASKS[args.on]
-    parts = (f"p4q-{args.on}", args.kind, f"{args.shots}x{args.epochs}")
-    out = args.out or Path("-".join(parts))
-    out.mkdir(parents=True, exist_ok=True)
+    kept = Results(args.out or FOLDER / f"p4q-{args.on}.jsonl")
     options = {key: getattr(args, key) for key in ("only", "kind", "epochs", "shots")}
     units = [(task, bits, seed, options) for seed in range(args.seeds) for bits in BITS]
-    run_units(args.jobs, run_unit, units, out)
-    body = f"{table(task, out)}\n\n{goals(out)}".strip()
+    run_units(args.jobs, run_unit, units, kept)
+    body = f"{table(task, kept, options)}\n\n{goals(kept, options)}".strip()
     if args.dry:
         print(body)
         return
