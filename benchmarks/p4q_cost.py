@@ -20,7 +20,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from common import markdown_table, write_section
-from p4q import TASKS, Task, student
+from p4q_bed import TASKS, Task, student
 from torch import Tensor
 
 from qkit.calibration.observe import set_mode

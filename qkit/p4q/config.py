@@ -14,7 +14,7 @@ from qkit.errors import TrainingError, choices, nearest
 
 TeacherText = Literal["templates", "prompt"]
 TEACHER_TEXTS: tuple[TeacherText, ...] = get_args(TeacherText)
-PROMPT_RATE = 5e-4 / 20  # times the batch size, as the paper's code has it
+PAPER_RATE = 5e-4 / 20  # of the prompt, times the batch size, as the paper's code has it
 MOST_RATE = 1000.0  # beyond, torch itself refuses some
 LEAST_BITS, MOST_BITS = 2, 8
 
@@ -119,7 +119,7 @@ class P4QConfig:
     def prompt_rate(self) -> float:
         """Step size of the prompt's SGD."""
         given = None if self.prompt is None else self.prompt.rate
-        return PROMPT_RATE * self.batch_size if given is None else given
+        return PAPER_RATE * self.batch_size if given is None else given
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a run folder."""
