@@ -244,7 +244,7 @@ class TensorQuantizer(nn.Module):
 
     def _grid(self, x: Tensor) -> Grid | Codebook | ScaledCodebook:
         if self.spec.dynamic:
-            return token_grid(x, self.spec, self._clip)
+            return token_grid(x.detach(), self.spec, self._clip)  # its range passes no gradient
         if x.ndim not in self._grids:
             self._grids[x.ndim] = grid_of(self.qparams, self.spec, self.axis, x.ndim)
         return self._grids[x.ndim]
