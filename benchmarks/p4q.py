@@ -6,7 +6,8 @@
 
 16 images of each class. One calibration and one pass over the images a seed and bits serve all
 lines of these bits. Results are kept as they come, one record a line and seed, so an interrupted
-run goes on where it stopped. ``--only TEXT`` does the lines whose title holds it. Writes its table
+run goes on where it stopped. ``--only TEXT`` does the lines whose title holds it or
+one of several. Writes its table
 into benchmarks/README.md.
 """
 
@@ -23,7 +24,7 @@ from typing import Any
 
 import torch
 from common import markdown_table, mean_spread, run_units, write_section
-from p4q_bed import TASKS, Task, drawn, encode, student, train_on
+from p4q_bed import TASKS, Task, encode, encode_shots, student, train_on
 from p4q_lines import BITS, LINES, Line
 from results import FOLDER, Results
 
@@ -41,7 +42,7 @@ def run_unit(
     task: Task, bits: str, seed: int, options: Mapping[str, Any], kept: Results, threads: int
 ) -> None:
     """All lines of one calibration; nothing where they are done."""
-    wanted = [line for line in LINES if line.bits == bits and options["only"] in line.title]
+    wanted = [line for line in LINES if line.bits == bits and chosen(line, options)]
     missing = [line for line in wanted if not kept.has(line.key(options) | {"seed": seed})]
     if not missing:
         return
@@ -50,9 +51,8 @@ def run_unit(
     clip = student(task.bed, bits, seed, options["kind"])
     model, targets = task.bed.model, [open_evaluation(source) for source in task.evaluations]
     encoded = [encode(clip, bits, target, model) for target in targets]
-    train = None
-    if any(line.config for line in missing):
-        train = encode(clip, bits, drawn(task, options["shots"], seed), model)
+    train, held = encode_shots(clip, bits, task, options["shots"], seed)
+    encoded += [held] if held else []
     for line in missing:
         found = run_line(clip, line, train, encoded, seed, options["epochs"])
         kept.add(line.key(options) | {"seed": seed}, found)
@@ -60,16 +60,21 @@ def run_unit(
         print(line.title, seed, shown, f"{found['seconds']:.0f} s", flush=True)
 
 
+def chosen(line: Line, options: Mapping[str, Any]) -> bool:
+    """Whether this line is asked for."""
+    return any(text in line.title for text in options["only"])
+
+
 def run_line(
     clip: ClipModel,
     line: Line,
-    train: EncodedImages | None,
+    train: EncodedImages,
     encoded: Sequence[EncodedImages],
     seed: int,
     epochs: int,
 ) -> dict[str, Any]:
-    """Train, if anything is to be, and evaluate."""
-    if line.config is None or train is None:
+    """Train, if anything is to be, and evaluate; images to spare come last."""
+    if line.config is None:
         scored = [Evaluator(clip, (Mode.QUANTIZE,)).score(one) for one in encoded]
         return {**_figures(scored), "seconds": 0.0, "added": 0.0}
     config = replace(line.config, seed=seed, epochs=epochs)
@@ -97,15 +102,16 @@ def table(task: Task, kept: Results, options: Mapping[str, Any]) -> str:
         done = kept.of(line.key(options))
         if not done:
             continue
+        count = len(task.titles)
         tops = [mean_spread(v) for v in zip(*(one["top1"] for one in done), strict=True)]
-        cosines = [
-            f"{statistics.fmean(v):.3f}" for v in zip(*(one["cosine"] for one in done), strict=True)
-        ]
+        cosines = [statistics.fmean(v) for v in zip(*(one["cosine"] for one in done), strict=True)]
         seconds = statistics.fmean(one["seconds"] for one in done)
         added = f"{100 * done[0]['added']:.2f}" if line.config else ""
         spent = f"{seconds:.0f}" if line.config else ""
-        rows.append([line.title, str(len(done)), *tops, *cosines, added, spent])
-    heads = [*task.titles, *(f"{title}, cosine" for title in task.titles)]
+        shown = [f"{cosine:.3f}" for cosine in cosines[:count]]
+        rows.append([line.title, str(len(done)), *tops, *shown, added, spent])
+    spare = ["images to spare"] if task.spare else []
+    heads = [*task.titles, *spare, *(f"{title}, cosine" for title in task.titles)]
     return markdown_table(["model", "seeds", *heads, "added, %", "seconds"], rows)
 
 
@@ -133,7 +139,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file of results")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="draws of each line")
-    parser.add_argument("--only", default="", help="lines whose title holds this")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], help="lines whose title holds one of these"
+    )
     parser.add_argument("--kind", default="fast", help="recipes: fast, best-ptq, best")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="passes over the shots")
     parser.add_argument("--shots", type=int, default=16, help="images of each class")

@@ -40,12 +40,14 @@ class Task:
         train: labelled images.
         evaluations: classification sources.
         titles: what a table calls each of them.
+        spare: images of each class that 16 shots leave over, for choices.
     """
 
     bed: Bed
     train: str
     evaluations: tuple[str, ...]
     titles: tuple[str, ...]
+    spare: int = 0
 
 
 TASKS = {
@@ -57,6 +59,7 @@ TASKS = {
         f"classes:{TESTBED / 'tiny-imagenet/train'}",
         (f"classes:{TESTBED / 'tiny-imagenet/val'}",),
         ("Tiny-ImageNet",),
+        spare=4,
     ),
 }
 
@@ -91,6 +94,24 @@ def encode(clip: ClipModel, bits: str, dataset: Dataset, model: str) -> EncodedI
     if bits != FLOAT:
         both[Mode.QUANTIZE] = encoded_once(clip, dataset)
     return EncodedImages(dataset, both, dataset.samples, Skipped())
+
+
+def encode_shots(
+    clip: ClipModel, bits: str, task: Task, shots: int, seed: int
+) -> tuple[EncodedImages, EncodedImages | None]:
+    """The shots, and the images of the same classes that are to spare; None where none are."""
+    each = shots + task.spare
+    every = encode(clip, bits, drawn(task, each, seed), task.bed.model)
+    held = _part(every, each, slice(shots, None)) if task.spare else None
+    return _part(every, each, slice(shots)), held
+
+
+def _part(every: EncodedImages, each: int, some: slice) -> EncodedImages:
+    """Some of the images of each class; those of a class follow each other."""
+    rows = torch.arange(len(every.kept)).view(-1, each)[:, some].flatten()
+    samples = tuple(every.kept[row] for row in rows.tolist())
+    features = {mode: found[rows] for mode, found in every.features.items()}
+    return EncodedImages(replace(every.dataset, samples=samples), features, samples, every.skipped)
 
 
 def train_on(clip: ClipModel, config: P4QConfig, train: EncodedImages) -> Tuned:

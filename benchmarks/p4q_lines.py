@@ -55,12 +55,14 @@ TUNED = {
     "P4Q without distillation": replace(FULL, loss=LossConfig(distill=0.0)),
     "P4Q, adapter 4 bits": replace(FULL, adapter=AdapterConfig(bits=4)),
 }
-BESIDE = {
-    "P4Q, the paper's step size": replace(FULL, prompt=PromptConfig(rate=PAPER_RATE * 128)),
-    "P4Q, released loss": replace(FULL, loss=LossConfig(released=True)),
-}
+PAPERS_RATE = PromptConfig(rate=PAPER_RATE * FULL.batch_size)
+BESIDE = (
+    Line(FLOAT, "prompt-tuned, paper's step size", replace(FULL, adapter=None, prompt=PAPERS_RATE)),
+    Line("W4A4", "P4Q, paper's step size", replace(FULL, prompt=PAPERS_RATE)),
+    Line("W4A4", "P4Q, released loss", replace(FULL, loss=LossConfig(released=True))),
+)
 LINES = (
     *(Line(FLOAT, what, config) for what, config in IN_COMPARISON.items()),
     *(Line(bits, what, config) for bits in BITS[1:] for what, config in TUNED.items()),
-    *(Line("W4A4", what, config) for what, config in BESIDE.items()),
+    *BESIDE,
 )

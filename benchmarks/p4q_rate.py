@@ -20,18 +20,17 @@ from typing import Any
 
 import torch
 from common import markdown_table, mean_spread, run_units, write_section
-from p4q_bed import FLOAT, TASKS, Task, drawn, encode, student, train_on
+from p4q_bed import FLOAT, TASKS, Task, encode_shots, student, train_on
 from results import FOLDER, Results
 
 from qkit.clip.model import ClipModel
-from qkit.data import Dataset
 from qkit.errors import QkitWarning
 from qkit.nn.tensor_quantizer import Mode
 from qkit.p4q.config import PAPER_RATE, AdapterConfig, P4QConfig, PromptConfig
 from qkit.pipeline.evaluate import EncodedImages, Evaluator
 from qkit.pipeline.finetune.gains import adapted
 
-SHOTS, SPARE = 16, 4
+SHOTS = 16
 FACTORS = (1, 10, 30, 100, 300, 1000)
 ADAPTER_RATES = (3e-4, 1e-3, 3e-3)
 RATIOS = (0.2, 0.5)
@@ -81,22 +80,13 @@ def run_unit(
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore", QkitWarning)
     clip = student(task.bed, bits, seed, "fast")
-    every = encode(clip, bits, drawn(task, SHOTS + SPARE, seed), task.bed.model)
-    train, held = part(every, slice(SHOTS)), part(every, slice(SHOTS, None))
+    train, held = encode_shots(clip, bits, task, SHOTS, seed)
+    assert held is not None, f"{task.train} has no images to spare"
     for title, config in missing:
         chosen = config and replace(config, seed=seed, epochs=options["epochs"])
         found = run_trial(clip, bits, chosen, train, held)
         kept.add({"trial": title, **fixed}, found)
         print(bits, title, f"{100 * found['top1']:.1f}", f"{found['seconds']:.0f} s", flush=True)
-
-
-def part(every: EncodedImages, shots: slice) -> EncodedImages:
-    """Some of the shots of each class; those of a class follow each other."""
-    rows = torch.arange(len(every.kept)).view(-1, SHOTS + SPARE)[:, shots].flatten()
-    samples = tuple(every.kept[row] for row in rows.tolist())
-    dataset: Dataset = replace(every.dataset, samples=samples)
-    features = {mode: found[rows] for mode, found in every.features.items()}
-    return EncodedImages(dataset, features, samples, every.skipped)
 
 
 def run_trial(

@@ -81,7 +81,7 @@ def p4q(
         int | None, typer.Option(help="The teacher's templates: 7 or 80 (7).")
     ] = None,
     prompt_rate: Annotated[
-        float | None, typer.Option(help="Step size of the prompt (5e-4 * batch size / 20).")
+        float | None, typer.Option(help="Step size of the prompt (5e-3 * batch size / 20).")
     ] = None,
     adapter_rate: Annotated[
         float | None, typer.Option(help="Step size of the adapter (0.001).")
