@@ -6,9 +6,8 @@
 
 16 images of each class. One calibration and one pass over the images a seed and bits serve all
 lines of these bits. Results are kept as they come, one record a line and seed, so an interrupted
-run goes on where it stopped. ``--only TEXT`` does the lines whose title holds it or
-one of several. Writes its table
-into benchmarks/README.md.
+run goes on where it stopped. ``--only TEXT ...`` does the lines whose title holds one of these.
+Writes its table into benchmarks/README.md.
 """
 
 from __future__ import annotations
