@@ -36,9 +36,11 @@ def run_units(
 ) -> list[T]:
     """Results of ``work(*unit, *last, threads)``, ``jobs`` fresh processes at once.
 
-    The cores are shared evenly: ``threads`` is what each process may use.
+    The cores, or as many as ``OMP_NUM_THREADS`` says, are shared evenly: ``threads`` is what each
+    process may use.
     """
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    cores = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+    threads = max(1, cores // jobs)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
         waiting = [pool.submit(work, *unit, *last, threads) for unit in units]

@@ -6,8 +6,8 @@
 
 16 images of each class. One calibration and one pass over the images a seed and bits serve all
 lines of these bits. Results are kept as they come, one record a line and seed, so an interrupted
-run goes on where it stopped. ``--only TEXT`` does the lines whose title holds it. Writes its table
-into benchmarks/README.md.
+run goes on where it stopped. ``--only TEXT ...`` does the lines whose title holds one of these.
+Writes its table into benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -17,150 +17,51 @@ import statistics
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from beds import BEDS, TESTBED, Bed
 from common import markdown_table, mean_spread, run_units, write_section
+from p4q_bed import TASKS, Task, encode, encode_shots, student, train_on
+from p4q_lines import BITS, LINES, Line
 from results import FOLDER, Results
 
-from qkit.calibration.memory import Forgetful
-from qkit.clip.loading import load_model
 from qkit.clip.model import ClipModel
-from qkit.data import Dataset, open_dataset, parse_source
 from qkit.errors import QkitWarning
 from qkit.nn.tensor_quantizer import Mode
-from qkit.p4q.config import AdapterConfig, LossConfig, P4QConfig
 from qkit.pipeline.evaluate import EncodedImages, Evaluator, Scored, open_evaluation
-from qkit.pipeline.finetune.draw import draw_training
 from qkit.pipeline.finetune.gains import adapted
-from qkit.pipeline.finetune.tune import Tuned, tune
-from qkit.pipeline.inputs import open_calibration
-from qkit.pipeline.steps import Steps
-from qkit.pipeline.student import give_points, prepare
-from qkit.progress import Silent
-from qkit.recipe import load_recipe
 
 SEEDS, EPOCHS = 3, 50
-FLOAT = "float"
-BITS = (FLOAT, "W8A8", "W6A6", "W4A8", "W4A4")
 MARGIN = 2.24  # points above the float prompt-tuned model, in the paper
-IN_FLOAT = AdapterConfig(bits=None)
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """Where to learn and where to try it.
-
-    Attributes:
-        bed: model and calibration data.
-        train: labelled images.
-        evaluations: classification sources.
-        titles: what a table calls each of them.
-    """
-
-    bed: Bed
-    train: str
-    evaluations: tuple[str, ...]
-    titles: tuple[str, ...]
-
-
-TASKS = {
-    "demo": Task(
-        BEDS["demo"], "demo:tune", ("demo:labelled", "demo:unseen"), ("labelled", "unseen")
-    ),
-    "testbed": Task(
-        BEDS["testbed"],
-        f"classes:{TESTBED / 'tiny-imagenet/train'}",
-        (f"classes:{TESTBED / 'tiny-imagenet/val'}",),
-        ("Tiny-ImageNet",),
-    ),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line of the table.
-
-    Attributes:
-        bits: "float", or what the run was quantized to.
-        what: what is learned beside it.
-        config: None for nothing.
-    """
-
-    bits: str
-    what: str
-    config: P4QConfig | None
-
-    @property
-    def title(self) -> str:
-        """What the table calls it."""
-        return f"{self.bits} {self.what}"
-
-    def key(self, options: Mapping[str, Any]) -> dict[str, str | int]:
-        """Under what its results are kept; with "seed" those of one."""
-        named = ("shots", "epochs") if self.bits == FLOAT else ("kind", "shots", "epochs")
-        return {"line": self.title, **{name: options[name] for name in named}}
-
-
-FULL = P4QConfig()
-TUNED = {
-    "PTQ": None,
-    "P4Q": FULL,
-    "P4Q, adapter 4 bits": replace(FULL, adapter=AdapterConfig(bits=4)),
-    "P4Q without prompt": replace(FULL, prompt=None),
-    "P4Q without adapter": replace(FULL, adapter=None),
-    "P4Q without distillation": replace(FULL, loss=LossConfig(distill=0.0)),
-    "P4Q, released loss": replace(FULL, loss=LossConfig(released=True)),
-}
-IN_COMPARISON = {
-    "zero-shot": None,
-    "prompt-tuned": replace(FULL, adapter=None),
-    "prompt and adapter": replace(FULL, adapter=IN_FLOAT),
-}
-LINES = (
-    *(Line(FLOAT, what, config) for what, config in IN_COMPARISON.items()),
-    *(Line(bits, what, config) for bits in BITS[1:] for what, config in TUNED.items()),
-)
 
 
 def run_unit(
     task: Task, bits: str, seed: int, options: Mapping[str, Any], kept: Results, threads: int
 ) -> None:
     """All lines of one calibration; nothing where they are done."""
-    wanted = [line for line in LINES if line.bits == bits and options["only"] in line.title]
+    wanted = [line for line in LINES if line.bits == bits and chosen(line, options)]
     missing = [line for line in wanted if not kept.has(line.key(options) | {"seed": seed})]
     if not missing:
         return
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore", QkitWarning)
     clip = student(task.bed, bits, seed, options["kind"])
-    modes = (Mode.OFF, Mode.QUANTIZE)
-    dataset = draw_training(open_dataset(parse_source(task.train)), options["shots"], seed)
-    targets = [open_evaluation(source) for source in task.evaluations]
-    start = time.perf_counter()
-    train = Evaluator(clip, modes).encode(dataset)
-    encoding = time.perf_counter() - start
-    encoded = [Evaluator(clip, (Mode.QUANTIZE,)).encode(target) for target in targets]
+    model, targets = task.bed.model, [open_evaluation(source) for source in task.evaluations]
+    encoded = [encode(clip, bits, target, model) for target in targets]
+    train, held = encode_shots(clip, bits, task, options["shots"], seed)
+    encoded += [held] if held else []
     for line in missing:
         found = run_line(clip, line, train, encoded, seed, options["epochs"])
-        found["encoding"] = encoding if line.config else 0.0
         kept.add(line.key(options) | {"seed": seed}, found)
         shown = [round(100 * value, 1) for value in found["top1"]]
         print(line.title, seed, shown, f"{found['seconds']:.0f} s", flush=True)
 
 
-def student(bed: Bed, bits: str, seed: int, kind: str) -> ClipModel:
-    """The bed's model, calibrated with one draw; without points in float."""
-    found = prepare(load_model(bed.model), copy=False)
-    if bits != FLOAT:
-        recipe = load_recipe(f"{bits.lower()}-{kind}")
-        give_points(found, recipe)
-        data = open_calibration(bed.calibration, recipe.samples, seed, skip_bad=False)
-        Steps.of(recipe).run(found, data, Silent())
-    return found.clip
+def chosen(line: Line, options: Mapping[str, Any]) -> bool:
+    """Whether this line is asked for."""
+    return any(text in line.title for text in options["only"])
 
 
 def run_line(
@@ -171,24 +72,19 @@ def run_line(
     seed: int,
     epochs: int,
 ) -> dict[str, Any]:
-    """Train, if anything is to be, and evaluate."""
+    """Train, if anything is to be, and evaluate; images to spare come last."""
     if line.config is None:
         scored = [Evaluator(clip, (Mode.QUANTIZE,)).score(one) for one in encoded]
         return {**_figures(scored), "seconds": 0.0, "added": 0.0}
     config = replace(line.config, seed=seed, epochs=epochs)
     start = time.perf_counter()
-    tuned = train_on(clip, train.dataset, config, train)
+    tuned = train_on(clip, config, train)
     seconds = time.perf_counter() - start
     size = sum(p.numel() for p in clip.model.parameters())
     with tuned.learned.lent_to(clip) as served:
         evaluator = Evaluator(served, (Mode.QUANTIZE,))
         scored = [evaluator.score(adapted(one, tuned.learned, 16)) for one in encoded]
     return {**_figures(scored), "seconds": seconds, "added": tuned.learned.parameters / size}
-
-
-def train_on(clip: ClipModel, dataset: Dataset, config: P4QConfig, train: EncodedImages) -> Tuned:
-    """Learn from images that are encoded already."""
-    return tune(clip, dataset, config, Forgetful(), Silent(), known=train.features)
 
 
 def _figures(scored: Sequence[Scored]) -> dict[str, list[float]]:
@@ -205,15 +101,16 @@ def table(task: Task, kept: Results, options: Mapping[str, Any]) -> str:
         done = kept.of(line.key(options))
         if not done:
             continue
+        count = len(task.titles)
         tops = [mean_spread(v) for v in zip(*(one["top1"] for one in done), strict=True)]
-        cosines = [
-            f"{statistics.fmean(v):.3f}" for v in zip(*(one["cosine"] for one in done), strict=True)
-        ]
-        seconds = statistics.fmean(one["encoding"] + one["seconds"] for one in done)
+        cosines = [statistics.fmean(v) for v in zip(*(one["cosine"] for one in done), strict=True)]
+        seconds = statistics.fmean(one["seconds"] for one in done)
         added = f"{100 * done[0]['added']:.2f}" if line.config else ""
         spent = f"{seconds:.0f}" if line.config else ""
-        rows.append([line.title, str(len(done)), *tops, *cosines, added, spent])
-    heads = [*task.titles, *(f"{title}, cosine" for title in task.titles)]
+        shown = [f"{cosine:.3f}" for cosine in cosines[:count]]
+        rows.append([line.title, str(len(done)), *tops, *shown, added, spent])
+    spare = ["images to spare"] if task.spare else []
+    heads = [*task.titles, *spare, *(f"{title}, cosine" for title in task.titles)]
     return markdown_table(["model", "seeds", *heads, "added, %", "seconds"], rows)
 
 
@@ -241,7 +138,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file of results")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="draws of each line")
-    parser.add_argument("--only", default="", help="lines whose title holds this")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], help="lines whose title holds one of these"
+    )
     parser.add_argument("--kind", default="fast", help="recipes: fast, best-ptq, best")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="passes over the shots")
     parser.add_argument("--shots", type=int, default=16, help="images of each class")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from qkit.pipeline.analyse import Wanted
     from qkit.report.layer import LayerReport
     from qkit.report.model import ModelReport
+    from qkit.report.tuning import TuningReport
 
 TOP = 10
 KEPT = "what was measured so far is kept; the same command, without --refresh, goes on from there."
@@ -78,7 +79,7 @@ def report(
         from qkit.pipeline.examples import example_images
         from qkit.report.page.report import report_page
 
-        write_page(report_page(whole, example_images(whole)), html)
+        write_page(report_page(whole, example_images(whole), _tuning(run)), html)
     if as_json:
         typer.echo(json.dumps(whole.to_dict(), indent=1))
     elif as_csv:
@@ -140,13 +141,18 @@ def _print(whole: ModelReport, found: list[LayerReport], top: int | None, sort: 
     print_analyses(whole, console, found, top)
 
 
-def _print_tuning(run: Path) -> None:
+def _tuning(run: Path) -> TuningReport | None:
     """What a fine-tuning brought, where there was one."""
     from qkit.artifact.folder import read_run
-    from qkit.report.terminal.tuning import print_tuning
     from qkit.report.tuning import read_tuning
 
-    tuning = read_tuning(read_run(run).manifest)
+    return read_tuning(read_run(run).manifest)
+
+
+def _print_tuning(run: Path) -> None:
+    from qkit.report.terminal.tuning import print_tuning
+
+    tuning = _tuning(run)
     if tuning is not None:
         stdout().print()
         print_tuning(tuning, stdout())

@@ -19,7 +19,8 @@ from torch import Tensor
 from qkit.clip.prompt_layout import PromptLayout
 from qkit.clip.text import project
 
-COLUMNS = 256  # of a sequence: longer ones spend their time on masked pairs
+COLUMNS = 128  # of a sequence: longer ones spend their time on masked pairs
+AT_ONCE = 8  # sequences of a batch
 
 
 class Pack(NamedTuple):
@@ -28,6 +29,22 @@ class Pack(NamedTuple):
     tokens: ``(L,)`` token numbers. positions: ``(L,)``, counted from each text's start. mask:
     ``(L, L)``, added to attention's scores. filled: columns of context vectors. vectors: which of
     the flattened context vectors stand there. ends: where each text ends, ``(texts,)``.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    mask: Tensor
+    filled: Tensor
+    vectors: Tensor
+    ends: Tensor
+
+
+class Batch(NamedTuple):
+    """Some sequences side by side, the shorter ones filled up with columns that nobody reads.
+
+    tokens, positions: ``(N, L)``. mask: ``(N, L, L)``, added to attention's scores. filled: columns
+    of context vectors, counted through all sequences. vectors: which of the flattened context
+    vectors stand there. ends: where each text ends, counted through all sequences.
     """
 
     tokens: Tensor
@@ -54,19 +71,47 @@ def pack(layout: PromptLayout, ends: Tensor, *, shared: bool) -> tuple[Pack, ...
     )
 
 
-def run_packed(tower: Any, packs: tuple[Pack, ...], context: Tensor) -> Tensor:
+def batches(packs: tuple[Pack, ...]) -> tuple[Batch, ...]:
+    """The same sequences, some at once."""
+    return tuple(_stack(packs[i : i + AT_ONCE]) for i in range(0, len(packs), AT_ONCE))
+
+
+def run_packed(tower: Any, packed: tuple[Batch, ...], context: Tensor) -> Tensor:
     """Features ``(texts, dim)`` of packed texts with context vectors ``(..., vectors, width)``."""
     flat = context.flatten(0, -2)
-    return torch.cat([_run(tower, one, flat) for one in packs])
+    return torch.cat([_run(tower, one, flat) for one in packed])
 
 
-def _run(tower: Any, pack: Pack, vectors: Tensor) -> Tensor:
+def _run(tower: Any, batch: Batch, vectors: Tensor) -> Tensor:
     dtype = tower.transformer.get_cast_dtype()
-    x = tower.token_embedding(pack.tokens).clone()
-    x[pack.filled] = vectors[pack.vectors].to(x.dtype)
-    x = x.to(dtype) + tower.positional_embedding[pack.positions].to(dtype)
-    x = tower.transformer(x[None], attn_mask=pack.mask)
-    return project(tower, tower.ln_final(x)[0, pack.ends])
+    x = tower.token_embedding(batch.tokens).clone()
+    x.flatten(0, 1)[batch.filled] = vectors[batch.vectors].to(x.dtype)
+    x = x.to(dtype) + tower.positional_embedding[batch.positions].to(dtype)
+    mask = batch.mask.repeat_interleave(tower.transformer.resblocks[0].attn.num_heads, dim=0)
+    x = tower.transformer(x, attn_mask=mask)
+    return project(tower, tower.ln_final(x).flatten(0, 1)[batch.ends])
+
+
+def _stack(packs: tuple[Pack, ...]) -> Batch:
+    length = max(len(one.tokens) for one in packs)
+    masks = []
+    for one in packs:
+        alone = torch.full((length, length), float("-inf"), device=one.mask.device)
+        alone.fill_diagonal_(0.0)  # a column that sees nothing at all would be no number
+        alone[: len(one.tokens), : len(one.tokens)] = one.mask
+        masks.append(alone)
+    return Batch(
+        torch.stack([_filled_up(one.tokens, length) for one in packs]),
+        torch.stack([_filled_up(one.positions, length) for one in packs]),
+        torch.stack(masks),
+        torch.cat([one.filled + row * length for row, one in enumerate(packs)]),
+        torch.cat([one.vectors for one in packs]),
+        torch.cat([one.ends + row * length for row, one in enumerate(packs)]),
+    )
+
+
+def _filled_up(numbers: Tensor, length: int) -> Tensor:
+    return torch.cat([numbers, numbers.new_zeros(length - len(numbers))])
 
 
 def _codes(layout: PromptLayout, *, shared: bool) -> Tensor:
@@ -79,10 +124,13 @@ def _codes(layout: PromptLayout, *, shared: bool) -> Tensor:
 
 
 def _groups(own: Tensor, common: int) -> Iterator[Tensor]:
-    """Texts that go into one sequence: as many as fit, at least one."""
+    """Texts that go into one sequence: as many as fit, at least one; sequences of like length."""
+    total, longest = int(own.sum()), int(own.max())
+    count = max(1, -(-total // max(1, COLUMNS - common)))
+    most = min(COLUMNS, common + total // count + longest)
     start, used = 0, common
     for row, columns in enumerate(own.tolist()):
-        if row > start and used + columns > COLUMNS:
+        if row > start and used + columns > most:
             yield torch.arange(start, row)
             start, used = row, common
         used += columns

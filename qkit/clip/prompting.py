@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkit.clip.model import ClipModel
-from qkit.clip.packing import pack, run_packed
+from qkit.clip.packing import batches, pack, run_packed
 from qkit.clip.prompt import LearnedPrompt
 from qkit.clip.prompt_layout import PromptLayout, lay_out, phrase_tokens
 from qkit.clip.text import cut_padding, text_ends, text_tower
@@ -86,7 +86,8 @@ def prompt_encoder(model: nn.Module, layout: PromptLayout, *, shared: bool) -> E
     ends = text_ends(model, placed.tokens)
     if ends is None:
         return partial(_run_padded, model, placed)
-    return partial(run_packed, text_tower(model), pack(placed, ends, shared=shared))
+    packed = batches(pack(placed, ends, shared=shared))
+    return partial(run_packed, text_tower(model), packed)
 
 
 @torch.no_grad()

@@ -36,25 +36,44 @@ class ScaledCodebook(NamedTuple):
 
     def codes(self, z: Tensor) -> Tensor:
         """Index of the level nearest to each value of ``z``; of two equally near, the lower."""
-        return self._looked_up(z, self.nearest)
+        return self.looked_up(z, self.nearest)
 
     def round(self, z: Tensor) -> Tensor:
         """``z`` at the nearest levels; the gradient passes straight through between the ends."""
-        rounded = self._looked_up(z.detach(), self.levels[self.nearest]).mul_(self.scale)
-        if not z.requires_grad:
-            return rounded
-        inside = z.clamp(self.levels[0] * self.scale, self.levels[-1] * self.scale)
-        return inside + (rounded - inside).detach()
+        result: Tensor = _RoundToLevels.apply(z, self)  # type: ignore[no-untyped-call]
+        return result
+
+    def inside(self, z: Tensor) -> Tensor:
+        """Whether each value of ``z`` lies between the ends."""
+        return (z >= self.levels[0] * self.scale) & (z <= self.levels[-1] * self.scale)
 
     def values(self, codes: Tensor) -> Tensor:
         """What codes stand for."""
         return self.levels[codes.long()] * self.scale
 
-    def _looked_up(self, z: Tensor, table: Tensor) -> Tensor:
-        """Borders between whole numbers are half steps, so half steps tell on which side one is."""
+    def looked_up(self, z: Tensor, table: Tensor) -> Tensor:
+        """What ``table`` holds for each half step, by the half step that each value lies in.
+
+        Borders between whole numbers are half steps, so half steps tell on which side one is.
+        """
         halves = (z * (2 / self.scale)).ceil_().clamp_(-2 * LARGEST, 2 * LARGEST)
         index = halves.add_(2 * LARGEST).to(torch.int32).flatten()
         return table.index_select(0, index).view_as(z)
+
+
+class _RoundToLevels(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, z: Tensor, book: ScaledCodebook
+    ) -> Tensor:
+        if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
+            ctx.save_for_backward(book.inside(z))
+        return book.looked_up(z, book.levels[book.nearest]).mul_(book.scale)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        (inside,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return grad * inside, None
 
 
 def scaled_codebook(step: Tensor, bits: int) -> ScaledCodebook:

@@ -45,11 +45,14 @@ class _Rounded:
 def mean_offset(quantizer: TensorQuantizer, weight: Tensor, rounded: Tensor) -> Tensor | None:
     """What a centred input's mean lacks behind a rounded weight, ``(out,)``; None if not centred.
 
-    The mean is known beforehand, so it passes the float weight and joins the bias.
+    The mean is known beforehand, so it passes the float weight and joins the bias. A rounded weight
+    that is folded meets an input without its mean, so all of it is lacking there.
     """
     transform = quantizer.transform
     if transform is None or transform.shift is None:
         return None
+    if quantizer.folded:
+        return weight.flatten(1) @ transform.shift
     return (weight - rounded).flatten(1) @ transform.shift
 
 

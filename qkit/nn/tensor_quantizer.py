@@ -67,6 +67,7 @@ class TensorQuantizer(nn.Module):
         dropped: share of the values of an input that stay as they are, at random, while a model
             learns (QDrop, arXiv 2203.05740); drawn anew at every call.
         transform: coordinates in which it observes and rounds; a weight has that of its input.
+        folded: what it rounds stays in these coordinates, for a product with what is folded, too.
     """
 
     scale: Tensor | None
@@ -92,6 +93,7 @@ class TensorQuantizer(nn.Module):
         self.learned_weight: Tensor | None = None
         self.dropped = 0.0
         self.transform: Transform | None = None
+        self.folded = False
 
     def set_mode(self, mode: Mode) -> None:
         """Switch between OFF, OBSERVE and QUANTIZE; what was observed so far is kept."""
@@ -117,6 +119,11 @@ class TensorQuantizer(nn.Module):
         self.scale = self.zero_point = self.observer = None
         self._grids.clear()
         self.set_rounding(None)
+
+    def fold(self, folded: bool) -> None:
+        """Leave what is rounded in the coordinates of the transform, or bring it back again."""
+        self.folded = folded
+        self.version += 1
 
     def set_rounding(self, rounding: Rounding | None) -> None:
         """Fix the integers of a weight, and what its layer adds to its output, or neither."""
@@ -212,7 +219,7 @@ class TensorQuantizer(nn.Module):
 
     def out_of(self, z: Tensor, like: Tensor) -> Tensor:
         """Back from the coordinates of the transform, in the shape of ``like``."""
-        if self.transform is None:
+        if self.transform is None or self.folded:
             return z.view_as(like)
         if self.point.role == "weight":
             return self.transform.weight_out_of(z).view_as(like)
@@ -244,7 +251,7 @@ class TensorQuantizer(nn.Module):
 
     def _grid(self, x: Tensor) -> Grid | Codebook | ScaledCodebook:
         if self.spec.dynamic:
-            return token_grid(x, self.spec, self._clip)
+            return token_grid(x.detach(), self.spec, self._clip)  # its range passes no gradient
         if x.ndim not in self._grids:
             self._grids[x.ndim] = grid_of(self.qparams, self.spec, self.axis, x.ndim)
         return self._grids[x.ndim]

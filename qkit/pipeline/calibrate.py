@@ -16,6 +16,7 @@ from torch import nn
 from qkit.clip.loading import load_model
 from qkit.clip.model import wrap
 from qkit.graph.coverage import Coverage
+from qkit.p4q.table import read_config
 from qkit.pipeline.defaults import Model, fill_in
 from qkit.pipeline.evaluate import Evaluator, open_evaluation
 from qkit.pipeline.inputs import CalibrationData, open_calibration
@@ -132,6 +133,7 @@ def calibrate(
     )
     resolved = override(_recipe(recipe), flags)
     steps = Steps.of(resolved)
+    read_config(resolved.p4q or {})  # refuses what a fine-tuning would, before any work
     inputs = fill_in(model, data, evaluate)
     calib = open_calibration(inputs.data, resolved.samples, resolved.seed, skip_bad=skip_bad)
     targets = [open_evaluation(source) for source in inputs.evaluate]

@@ -62,7 +62,7 @@ def parse_recipe(table: Mapping[str, Any], source: str = "recipe") -> Recipe:
     Raises:
         RecipeError: an unknown key, or a value of the wrong type or out of its range.
     """
-    check_keys(table, ("summary", "seed", "data", *STEPS, "rule"), source)
+    check_keys(table, ("summary", "seed", "data", *STEPS, "p4q", "rule"), source)
     data = subtable(table, "data", source)
     check_keys(data, ("samples", "batch_size"), f"{source}, [data]")
     default = Recipe()
@@ -76,6 +76,7 @@ def parse_recipe(table: Mapping[str, Any], source: str = "recipe") -> Recipe:
         transform=_step(table, "transform", source),
         rounding=_step(table, "rounding", source),
         reconstruction=_step(table, "reconstruction", source),
+        p4q=subtable(table, "p4q", source) if "p4q" in table else None,
         samples=whole(data, "samples", default.samples, 1, source),
         batch_size=whole(data, "batch_size", default.batch_size, 1, source),
         seed=whole(table, "seed", default.seed, 0, source),

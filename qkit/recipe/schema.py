@@ -83,6 +83,8 @@ class Recipe:
         transform: who chooses the coordinates in which inputs are rounded; None for their own.
         rounding: who chooses the integers of weights; None for the nearest.
         reconstruction: who learns weights from the float model afterwards; None for nobody.
+        p4q: options of a fine-tuning of what this recipe makes, as a plain table; None for the
+            defaults.
         samples: calibration images drawn from the data (and as many texts).
         batch_size: images, and texts, run at once.
         seed: of the draw.
@@ -94,6 +96,7 @@ class Recipe:
     transform: StepConfig | None = None
     rounding: StepConfig | None = None
     reconstruction: StepConfig | None = None
+    p4q: Mapping[str, Any] | None = None
     samples: int = 128
     batch_size: int = 32
     seed: int = 0
@@ -113,6 +116,7 @@ class Recipe:
             "seed": self.seed,
             "data": {"samples": self.samples, "batch_size": self.batch_size},
             **{name: step.to_dict() for name, step in steps.items() if step is not None},
+            **({} if self.p4q is None else {"p4q": dict(self.p4q)}),
             "rule": [rule.to_dict() for rule in self.rules],
         }
 

@@ -4,14 +4,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from qkit.errors import ArtifactError
 from qkit.report.codec import structure
+from qkit.report.figures import FIGURES, figure_name, read_figure
 
 TABLE = "p4q"  # of a run folder's manifest
+HEADLINES = {
+    "classification": FIGURES["classification"][:1],
+    "retrieval": FIGURES["retrieval"][::3],
+}
 Share = float  # Gain has a field named float
 
 
@@ -63,6 +68,26 @@ class TuningReport:
     share: float
     seconds: float
     gains: tuple[Gain, ...]
+
+
+class GainRow(NamedTuple):
+    """A figure of three models; shares of 1, but for the cosine, the last of an evaluation."""
+
+    label: str
+    share: bool
+    float: Share
+    quantized: Share
+    tuned: Share
+
+
+def gain_rows(gain: Gain) -> Iterator[GainRow]:
+    """The headlines of an evaluation, and the cosine."""
+    for figure in HEADLINES[gain.task]:
+        models = (gain.float, gain.quantized, gain.tuned)
+        shares = (read_figure(figures, figure) for figures in models)
+        yield GainRow(figure_name(figure), True, *shares)
+    cosines = (gain.float_cosine, gain.quantized_cosine, gain.tuned_cosine)
+    yield GainRow("cosine", False, *cosines)
 
 
 def read_tuning(manifest: Mapping[str, Any]) -> TuningReport | None:

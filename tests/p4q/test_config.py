@@ -42,8 +42,8 @@ def test_what_is_impossible_is_refused_in_one_line(options, fact):
 
 
 def test_the_prompt_s_rate_is_the_paper_s_unless_it_is_given():
-    assert P4QConfig().prompt_rate == pytest.approx(3.2e-3)
-    assert P4QConfig(batch_size=32).prompt_rate == pytest.approx(8e-4)
+    assert P4QConfig().prompt_rate == pytest.approx(3.2e-2)
+    assert P4QConfig(batch_size=32).prompt_rate == pytest.approx(8e-3)
     assert P4QConfig(prompt=PromptConfig(rate=0.5)).prompt_rate == 0.5
 
 

@@ -16,6 +16,7 @@ from qkit.errors import RecipeError, RegistryError
 from qkit.recipe import Recipe, override, parse_recipe
 from qkit.recipe.overrides import Overrides
 from qkit.recipe.schema import CalibratorConfig, StepConfig
+from qkit.recipe.writing import to_toml
 
 TOML = """
 [transform]
@@ -136,3 +137,14 @@ def test_an_unknown_step_is_refused_before_anything_is_read(name):
     recipe = parse_recipe({name: {"method": "beast"}})
     with pytest.raises(RegistryError, match=f"^unknown {name} 'beast'"):
         qkit.calibrate("no such model", "no such data", recipe=recipe)
+
+
+def test_a_recipe_says_how_to_fine_tune_what_it_makes():
+    table = {"epochs": 20, "prompt": {"rate": 0.5}, "adapter": {"bits": 4}}
+    recipe = replace(BOTH, p4q=table)
+    assert parse_recipe(tomllib.loads(TOML) | {"p4q": table}) == recipe
+    assert parse_recipe(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert parse_recipe(tomllib.loads(to_toml(recipe))) == recipe
+    assert override(recipe, Overrides(bits=4)).p4q == table
+    with pytest.raises(RecipeError, match=r"p4q = 4 is no table. Write \[p4q\]"):
+        parse_recipe({"p4q": 4})

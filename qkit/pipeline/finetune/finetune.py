@@ -22,6 +22,7 @@ from qkit.p4q.config import P4QConfig
 from qkit.p4q.trainer import PART, Diverged
 from qkit.pipeline.calibrate import Stopwatch
 from qkit.pipeline.evaluate import open_evaluation
+from qkit.pipeline.finetune.configured import configured
 from qkit.pipeline.finetune.draw import draw_training
 from qkit.pipeline.finetune.gains import compare
 from qkit.pipeline.finetune.result import FinetuneResult
@@ -56,7 +57,7 @@ def finetune_p4q(
         data: "classes:DIR", "captions:CSV" or "demo:PART" to learn from.
         shots: images of each class, 16 by default; captioned images are all used.
         evaluate: sources to compare float, quantized and fine-tuned model on.
-        config: everything about the training.
+        config: everything about the training; by default what the recipe of the run says.
         model: where the float model lies now; by default where it lay.
         device: to train on.
         cache: encode each training image once, not once an epoch.
@@ -67,7 +68,7 @@ def finetune_p4q(
     Raises:
         QkitError: anything the caller can mend, in one line.
     """
-    options = config or P4QConfig()
+    options = config or configured(Path(run))
     place = _device(device)
     templates(options.templates)  # refuses what there is not, before any work
     watch = Stopwatch(progress or Silent())

@@ -19,6 +19,7 @@ from qkit.clip.prompt_layout import lay_out
 from qkit.clip.prompting import phrase_vectors, token_width
 from qkit.data import Dataset
 from qkit.errors import DataError
+from qkit.graph.folded import folded
 from qkit.nn.tensor_quantizer import Mode
 from qkit.p4q.adapter import QuantAdapter, new_adapter
 from qkit.p4q.config import P4QConfig, PromptConfig
@@ -81,7 +82,8 @@ def tune(
         parts = Parts(prompt, _new_adapter(clip, images, config))
         fixed = _fixed_texts(clip, dataset, config, progress)
         trainer = Trainer(parts, _objective(clip, images, config, parts, fixed), config)
-        with progress.phase("train", config.epochs * trainer.steps) as advance:
+        steps = config.epochs * trainer.steps
+        with progress.phase("train", steps) as advance, folded(clip.model):
             trainer.run(memory, advance)
     return Tuned(_learned(parts, config, dataset), tuple(trainer.curve))
 

@@ -17,6 +17,7 @@ from qkit.report.figures import figure_name
 from qkit.report.names import short_name, source_name
 from qkit.report.page import formats
 from qkit.report.page.figures import SPACE_FIGURES, accuracy_rows, is_worse, space_rows
+from qkit.report.tuning import gain_rows
 
 FILTERS: tuple[Callable[..., str], ...] = (
     formats.change,
@@ -60,6 +61,7 @@ def _environment() -> Environment:
     environment.globals |= {
         "accuracy_rows": accuracy_rows,
         "describe": describe_fields,
+        "gain_rows": gain_rows,
         "plotly": lambda: Markup(get_plotlyjs()),
         "source": partial(_source, environment),
         "space_figures": SPACE_FIGURES,

@@ -12,19 +12,26 @@ from qkit.report.layer import LayerReport
 from qkit.report.model import ModelReport
 from qkit.report.page.assemble import assemble
 from qkit.report.select import worst_first
+from qkit.report.tuning import TuningReport
 
 
-def report_page(report: ModelReport, images: Mapping[tuple[str, int], bytes]) -> str:
+def report_page(
+    report: ModelReport,
+    images: Mapping[tuple[str, int], bytes],
+    tuning: TuningReport | None = None,
+) -> str:
     """Return a self-contained HTML page that shows everything in a report.
 
     Args:
         report: what was measured.
         images: PNG files by (data of the metric, index of the sample), for the examples of what
             is mistaken; those that are missing are left out.
+        tuning: what a fine-tuning brought, where there was one.
     """
     return assemble(
         "report.html.j2",
         report=report,
+        tuning=tuning,
         data=report.to_dict(),
         layers=_worst_first(report.layers),
         spaces=report.spaces.items(),

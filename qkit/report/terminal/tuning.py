@@ -8,15 +8,10 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-from qkit.report.figures import FIGURES, figure_name, read_figure
 from qkit.report.names import source_name
 from qkit.report.terminal.cells import add_columns, plain_table, titled
-from qkit.report.tuning import Gain, TuningReport
+from qkit.report.tuning import Gain, TuningReport, gain_rows
 
-HEADLINES = {
-    "classification": FIGURES["classification"][:1],
-    "retrieval": FIGURES["retrieval"][::3],
-}
 TITLE = "accuracy, %; cosine: mean of images and their own texts"
 
 
@@ -43,12 +38,10 @@ def print_tuning(report: TuningReport, console: Console) -> None:
 def _rows(gain: Gain) -> Iterator[tuple[str, ...]]:
     """The headlines of one evaluation, and the cosine."""
     name = source_name(gain.data)
-    for figure in HEADLINES[gain.task]:
-        models = (gain.float, gain.quantized, gain.tuned)
-        base, before, after = (100 * read_figure(figures, figure) for figures in models)
-        shown = (f"{value:.1f}" for value in (base, before, after))
-        yield name, figure_name(figure), *shown, f"{after - before:+.1f}", f"{after - base:+.1f}"
+    for row in gain_rows(gain):
+        factor, digits = (100, 1) if row.share else (1, 3)
+        base, before, after = (factor * value for value in (row.float, row.quantized, row.tuned))
+        shown = (f"{value:.{digits}f}" for value in (base, before, after))
+        gained = (f"{after - other:+.{digits}f}" for other in (before, base))
+        yield name, row.label, *shown, *gained
         name = ""
-    base, before, after = gain.float_cosine, gain.quantized_cosine, gain.tuned_cosine
-    shown = (f"{value:.3f}" for value in (base, before, after))
-    yield "", "cosine", *shown, f"{after - before:+.3f}", f"{after - base:+.3f}"

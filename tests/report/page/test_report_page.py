@@ -15,6 +15,7 @@ from qkit.report.fields import list_dataclasses
 from qkit.report.model import ModelReport
 from qkit.report.page.figures import SPACE_FIGURES
 from qkit.report.page.report import report_page
+from qkit.report.tuning import Gain, TuningReport
 
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 LAYERS = "#layer-table > tbody > tr:first-child"
@@ -226,3 +227,24 @@ def test_nothing_on_the_page_points_elsewhere(report, images):
     assert not re.search(r"https?://", own)
     links = re.findall(r'\b(?:src|href)="(?!#|data:)', own)
     assert links == []
+
+
+def test_a_fine_tuning_stands_beside_float_and_quantized(show, report, images):
+    gain = Gain(
+        "classes:a/val",
+        "classification",
+        *({"top1": t} for t in (0.64, 0.41, 0.67)),
+        0.21,
+        0.17,
+        0.25,
+    )
+    tuning = TuningReport(3200, 50, 0.51, 0.9, 131712, 0.0031, 61.4, (gain,))
+    seen = show(report_page(report, images, tuning))
+    rows = seen.cells(".tuning tbody tr")
+    assert rows[0][-6:] == ["top-1, %", "64.0", "41.0", "67.0", "+26.0", "+3.0"]
+    assert rows[1][-6:] == ["cosine", "0.2100", "0.1700", "0.2500", "+0.0800", "+0.0400"]
+    assert "0.31 % of the model" in seen.page.content()
+
+
+def test_a_run_that_was_not_fine_tuned_says_nothing_of_it(half):
+    assert "P4Q" not in half.page.content()
