@@ -35,6 +35,7 @@ from qkit.calibration.session import CalibrationSession, open_session
 from qkit.clip.model import logit_scale
 from qkit.clip.stages import list_stages
 from qkit.errors import RecipeError
+from qkit.graph.folded import folded
 from qkit.pipeline.inputs import CalibrationData
 from qkit.pipeline.student import Student
 from qkit.progress import Progress
@@ -134,7 +135,7 @@ class Steps:
             memory = open_checkpoints(checkpoints, {**config.to_dict(), "start": start})
         parts = bench(student, data)
         total = self.reconstruction.work(parts)
-        with watch.phase(f"reconstruct ({config.method})", total) as step:
+        with watch.phase(f"reconstruct ({config.method})", total) as step, folded(student.model):
             found = self.reconstruction.reconstruct(parts, memory, step)
         install_rounded(student.model, found)
 
