@@ -56,7 +56,7 @@ def load_seconds(path: Path) -> tuple[float, float]:
     """Processor time and time on the clock to load a run in integers; in a fresh process."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", QkitWarning)
-    import qkit.pipeline.save  # what `qkit.load` imports is not loading
+    import qkit.pipeline.load  # what `qkit.load` imports is not loading
 
     cpu, wall = time.process_time(), time.perf_counter()
     qkit.load(path, runtime="int8")

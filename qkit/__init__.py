@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from qkit.pipeline.export.export import export as export
     from qkit.pipeline.finetune.finetune import finetune_p4q as finetune_p4q
     from qkit.pipeline.finetune.result import FinetuneResult as FinetuneResult
-    from qkit.pipeline.save import Run as Run
-    from qkit.pipeline.save import load_run as load
+    from qkit.pipeline.load import Run as Run
+    from qkit.pipeline.load import load_run as load
     from qkit.pipeline.search.search import SearchResult as SearchResult
     from qkit.pipeline.search.search import search as search
     from qkit.recipe import Recipe as Recipe
@@ -69,14 +69,14 @@ _HOMES = {
     "QkitError": "qkit.errors:QkitError",
     "QkitWarning": "qkit.errors:QkitWarning",
     "Recipe": "qkit.recipe:Recipe",
-    "Run": "qkit.pipeline.save:Run",
+    "Run": "qkit.pipeline.load:Run",
     "SearchResult": "qkit.pipeline.search.search:SearchResult",
     "calibrate": "qkit.pipeline.calibrate:calibrate",
     "export": "qkit.pipeline.export.export:export",
     "finetune_p4q": "qkit.pipeline.finetune.finetune:finetune_p4q",
     "list_calibrators": "qkit.calibration.registry:list_calibrators",
     "list_recipes": "qkit.recipe:list_recipes",
-    "load": "qkit.pipeline.save:load_run",
+    "load": "qkit.pipeline.load:load_run",
     "load_model": "qkit.clip.loading:load_model",
     "load_recipe": "qkit.recipe:load_recipe",
     "search": "qkit.pipeline.search.search:search",

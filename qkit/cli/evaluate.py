@@ -30,7 +30,7 @@ def evaluate(
     """Evaluate a run's quantized model: zero-shot accuracy or retrieval."""
     from qkit.nn.tensor_quantizer import Mode
     from qkit.pipeline.evaluate import Evaluator, open_evaluation
-    from qkit.pipeline.save import load_run
+    from qkit.pipeline.load import load_run
     from qkit.report.terminal.evaluation import metric_table
 
     targets = [open_evaluation(source) for source in data]

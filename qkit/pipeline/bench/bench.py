@@ -25,7 +25,7 @@ from qkit.pipeline.bench.contenders import (
     open_exports,
 )
 from qkit.pipeline.bench.memory import memory_of
-from qkit.pipeline.save import Run
+from qkit.pipeline.load import Run
 from qkit.progress import Progress, Silent
 from qkit.report.speed import Footprint, SpeedReport, SpeedRow
 

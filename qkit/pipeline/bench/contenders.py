@@ -20,7 +20,7 @@ from qkit.clip.text import cut_padding
 from qkit.clip.zero_shot import sample_prompts
 from qkit.errors import ModelError, QkitWarning
 from qkit.exports.opened import ExportFolder, read_export
-from qkit.pipeline.save import Run, load_run
+from qkit.pipeline.load import Run, load_run
 
 FP32, BF16, INT8 = "fp32", "bf16", "int8"
 MODELS = (FP32, BF16, INT8)

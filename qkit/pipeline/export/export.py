@@ -23,7 +23,8 @@ from qkit.exports.rewrite import rewrite
 from qkit.exports.towers import TOWERS, Tower, signatures
 from qkit.pipeline.export.interface import describe
 from qkit.pipeline.export.samples import Samples, open_samples
-from qkit.pipeline.save import Run, load_run, versions
+from qkit.pipeline.load import Run, load_run
+from qkit.pipeline.save import versions
 from qkit.progress import Progress, Silent
 from qkit.report.export import BackendProof, ExportReport, bound_of
 

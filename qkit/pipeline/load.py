@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The qkit authors
+"""Load a run folder back, simulated or in integers."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qkit.artifact.folder import RunFolder, read_run
+from qkit.artifact.tensors import from_tensors
+from qkit.clip.blank import blank
+from qkit.clip.layout import swap_clip
+from qkit.clip.model import ClipModel, rebuild
+from qkit.clip.unpadded import drop_padding
+from qkit.errors import ArtifactError, QkitError, QkitWarning
+from qkit.graph.attach import attach
+from qkit.graph.layers import Layer, list_layers
+from qkit.graph.match import decide
+from qkit.nn.tensor_quantizer import Mode
+from qkit.pipeline.finetune.learned import MEMBER, Learned, stored_learned
+from qkit.pipeline.texts import encode_classes
+from qkit.progress import ignore
+from qkit.recipe import Recipe, parse_recipe
+from qkit.report.model import ModelReport
+from qkit.runtime.convert import Fallback
+from qkit.runtime.heap import trim_heap
+from qkit.runtime.kernels import NAMES, Kernel, find_device, find_kernel
+from qkit.runtime.load import fill_integers
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """How a model computes in integers.
+
+    Attributes:
+        name: as ``load_run`` takes it.
+        kernel: what multiplies, in words; "" where nothing does.
+        fallbacks: layers that compute in float all the same, and why.
+    """
+
+    name: str
+    kernel: str
+    fallbacks: tuple[Fallback, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder brought back to life.
+
+    Attributes:
+        folder: its manifest and where it lies.
+        clip: the quantized model with tokenizer and preprocessing.
+        layers: the model's layers.
+        recipe: how it was quantized.
+        report: what was measured.
+        learned: the prompt and the adapter of a fine-tuned run, both in use; None for other runs.
+        runtime: how its model computes; None where integers are simulated in float.
+    """
+
+    folder: RunFolder
+    clip: ClipModel
+    layers: tuple[Layer, ...]
+    recipe: Recipe
+    report: ModelReport
+    learned: Learned | None = None
+    runtime: Runtime | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The quantized model, in eval mode."""
+        return self.clip.model
+
+    @torch.no_grad()
+    def class_embeddings(self, classnames: Sequence[str], templates: int = 7) -> Tensor:
+        """The zero-shot classifier, ``(classes, dim)``, normalised.
+
+        Names stand in the learned prompt where the run has one for them, else in 7 or 80 templates.
+
+        Raises:
+            DataError: there are no so many templates, or a name does not fit the prompt.
+        """
+        return encode_classes(self.clip, classnames, Mode.QUANTIZE, templates, ignore)
+
+
+def load_run(
+    path: str | Path, runtime: str | None = None, device: str | torch.device = "cpu"
+) -> Run:
+    """Load a run folder.
+
+    Args:
+        path: where it lies.
+        runtime: None simulates integers in float, bit-identical to what was calibrated. "int8" runs
+            the stored integers on the CPU's int8 kernels. "exact" multiplies the same integers
+            as floats whose sums are exact, on any machine, and gives the features of "int8" bit
+            for bit. Both only encode: nothing can be calibrated anew. Layers that compute in float
+            are listed in ``Run.runtime.fallbacks``, with a QkitWarning.
+        device: where it is to compute. On "cuda" int8 runs on the tensor cores (``torch._int_mm``).
+
+    A simulated model sums products of floats, which are off by some 1e-7 of a sum. That moves a
+    value that lies between two levels to the other one now and then; the next layers see a whole
+    step, and pass on more. So features of integer and simulated model differ like those of two
+    simulated models that sum in another order (in float32 and float64, say): by next to nothing
+    where rounding costs next to nothing, by up to as much as rounding costs where it costs much.
+
+    Raises:
+        ArtifactError: there is no run folder, it is damaged, or a newer qkit wrote it.
+        ModelError: the runtime or the device is unknown, or not there.
+    """
+    place = find_device(device)
+    kernel = None if runtime is None else find_kernel(runtime, place)
+    folder = read_run(Path(path))
+    with ThreadPoolExecutor(1) as beside:  # checksums take as long as building does
+        reading = beside.submit(folder.tensors)
+        clip, layers, recipe = _built(folder, rebuild if kernel is None else blank)
+        tensors = reading.result()
+    learned = stored_learned(folder)
+    fallbacks = _fill(clip.model, layers, tensors, kernel)
+    served = clip if learned is None else learned.applied_to(clip)
+    served.model.to(place)
+    how = None
+    if runtime is not None and kernel is not None:
+        more = _adapter_fallbacks(learned)
+        how = Runtime(runtime, NAMES[kernel.gemm], (*fallbacks, *more))
+        _tell(how, kernel.missing, len(layers) + len(more))
+        del tensors
+        trim_heap()
+    return Run(folder, served, layers, recipe, ModelReport.from_dict(folder.report), learned, how)
+
+
+def _built(
+    folder: RunFolder, build: Callable[[str, Mapping[str, Any]], ClipModel]
+) -> tuple[ClipModel, tuple[Layer, ...], Recipe]:
+    """The architecture that a run names, swapped, with its points."""
+    path, manifest = folder.path, folder.manifest
+    try:
+        recipe = parse_recipe(manifest["recipe"], f"{path}/manifest.json")
+        clip = build(manifest["model"]["spec"], manifest["model"]["config"])
+        layers = list_layers(clip.model, swap_clip(clip.model))
+        attach(clip.model, layers, recipe.rules, decide(recipe.rules, layers))
+    except ArtifactError:
+        raise
+    except (KeyError, TypeError, QkitError) as error:
+        message = f"run folder {path} is damaged: {error}. Calibrate again."
+        raise ArtifactError(message) from error
+    return clip, layers, recipe
+
+
+def _fill(
+    model: nn.Module, layers: Sequence[Layer], tensors: dict[str, Tensor], kernel: Kernel | None
+) -> tuple[Fallback, ...]:
+    """Put a run's tensors into its model, to be simulated or to be run as integers."""
+    if kernel is None:
+        from_tensors(model, layers, tensors)
+        return ()
+    drop_padding(model)
+    return fill_integers(model, layers, tensors, kernel)
+
+
+def _adapter_fallbacks(learned: Learned | None) -> tuple[Fallback, ...]:
+    """A fine-tuned run's adapter is simulated, whatever runs the towers."""
+    if learned is None or learned.adapter is None or learned.adapter.bits is None:
+        return ()
+    names = (f"{MEMBER}.{layer.name}" for layer in learned.adapter.layers)
+    return tuple(Fallback(name, "it belongs to the adapter, which is simulated") for name in names)
+
+
+def _tell(runtime: Runtime, missing: str, total: int) -> None:
+    """Warn of what multiplies in the place of better kernels, and of layers in float, by reason."""
+    if missing and runtime.kernel:
+        message = f"{missing}: integers are multiplied by {runtime.kernel}."
+        warnings.warn(message, QkitWarning, stacklevel=3)
+    if not runtime.fallbacks:
+        return
+    reasons = Counter(fallback.reason for fallback in runtime.fallbacks)
+    said = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common())
+    message = f"{len(runtime.fallbacks)} of {total} layers compute in float ({said})."
+    warnings.warn(message, QkitWarning, stacklevel=3)
