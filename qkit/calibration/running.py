@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from qkit.graph.layers import Layer
-from qkit.nn.tensor_quantizer import Mode, TensorQuantizer, in_mode
+from qkit.nn.switching import in_mode
+from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
 
 Inputs = dict[str, list[Tensor]]
 """What arrived at layers, by name, one tensor for each batch of samples."""

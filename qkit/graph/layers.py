@@ -16,7 +16,8 @@ from qkit.nn.conv import QuantConv2d
 from qkit.nn.embedding import QuantEmbedding
 from qkit.nn.layer import QuantLayer
 from qkit.nn.linear import QuantLinear, QuantProjection
-from qkit.nn.tensor_quantizer import Mode, TensorQuantizer, in_mode
+from qkit.nn.switching import in_mode
+from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
 from qkit.spec import LayerKind, QuantSpec
 from qkit.transform import Transform
 

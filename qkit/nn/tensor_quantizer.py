@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import Enum
 from typing import Self
 
@@ -34,19 +33,6 @@ class Mode(Enum):
     OFF = "off"
     OBSERVE = "observe"
     QUANTIZE = "quantize"
-
-
-@contextmanager
-def in_mode(points: Iterable[TensorQuantizer], mode: Mode) -> Iterator[None]:
-    """Switch points for a while, without counting their calls."""
-    before = [(point, point.mode, point.fired) for point in points]
-    for point, _, _ in before:
-        point.mode = mode
-    try:
-        yield
-    finally:
-        for point, was, fired in before:
-            point.mode, point.fired = was, fired
 
 
 class TensorQuantizer(nn.Module):

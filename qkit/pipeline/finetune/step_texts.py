@@ -17,7 +17,8 @@ from qkit.clip.prompt_layout import lay_out
 from qkit.clip.prompting import Encoder, prompt_encoder
 from qkit.data import Dataset
 from qkit.graph.layers import list_points
-from qkit.nn.tensor_quantizer import Mode, in_mode
+from qkit.nn.switching import in_mode
+from qkit.nn.tensor_quantizer import Mode
 from qkit.p4q.config import P4QConfig
 from qkit.p4q.trainer import Parts
 from qkit.pipeline.evaluate import Pair
