@@ -26,13 +26,17 @@ def folded(model: nn.Module) -> Iterator[None]:
     Results are those of before but for the order of float sums.
     """
     points = _foldable(model)
-    for point in points:
-        point.fold(True)
+    _fold(points, True)
     try:
         yield
     finally:
-        for point in points:
-            point.fold(False)
+        _fold(points, False)
+
+
+def _fold(points: list[TensorQuantizer], folded: bool) -> None:
+    for point in points:
+        point.folded = folded
+        point.version += 1  # a weight that was rounded otherwise is stale
 
 
 def _foldable(model: nn.Module) -> list[TensorQuantizer]:

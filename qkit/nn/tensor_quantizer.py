@@ -16,12 +16,7 @@ from qkit.grids.codebook import Codebook, grid_of
 from qkit.grids.normal import ScaledCodebook
 from qkit.grids.tokens import token_grid
 from qkit.grids.weights import weight_integers, weight_values
-from qkit.numerics import (
-    Grid,
-    along,
-    learned_fake_quantize,
-    token_qparams,
-)
+from qkit.numerics import Grid, along, learned_fake_quantize, token_qparams
 from qkit.observers import Observer, make_observer, read_stats
 from qkit.spec import Affine, PointId, QParams, QuantSpec, Rounding, TensorStats
 from qkit.transform import Transform
@@ -105,11 +100,6 @@ class TensorQuantizer(nn.Module):
         self.scale = self.zero_point = self.observer = None
         self._grids.clear()
         self.set_rounding(None)
-
-    def fold(self, folded: bool) -> None:
-        """Leave what is rounded in the coordinates of the transform, or bring it back again."""
-        self.folded = folded
-        self.version += 1
 
     def set_rounding(self, rounding: Rounding | None) -> None:
         """Fix the integers of a weight, and what its layer adds to its output, or neither."""
