@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Tests that load other inference runtimes, which get a process of their own.
+APART := tests/export tests/cli/test_export.py
 
 .PHONY: help demo test test-slow lint types imports unit package format clean
 
@@ -40,7 +42,8 @@ package: $(STAMP)
 	@find dist -name '*.whl' -size -20000k | grep . || (echo "the wheel is too large"; exit 1)
 
 unit: $(STAMP)
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(BIN)/pytest -m "not slow and not gpu and not backends" $(APART:%=--ignore=%)
+	$(BIN)/pytest -m "not slow and not gpu and backends"
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -m "slow and not gpu"

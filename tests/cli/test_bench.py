@@ -104,6 +104,7 @@ def test_nothing_to_time(saved, empty):
         bench(saved, **empty)
 
 
+@pytest.mark.backends
 def test_an_export_joins_the_table(qkit, saved, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

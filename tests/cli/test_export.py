@@ -8,6 +8,8 @@ import pytest
 
 from tests.cli.conftest import one_line_error
 
+pytestmark = pytest.mark.backends
+
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 

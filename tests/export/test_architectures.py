@@ -11,6 +11,8 @@ import qkit
 from qkit.clip.model import rebuild
 from tests.graph.conftest import MODELS, stir
 
+pytestmark = pytest.mark.backends
+
 EXPECTED = {"vit": {}, "resnet": {}, "pooler": {}, "custom": {}, "coca": {}, "timm": {}}
 
 

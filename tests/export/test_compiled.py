@@ -14,6 +14,8 @@ from qkit.errors import ExportError
 from qkit.exports.compiled import CompiledTower, check_compiler
 from qkit.runtime.kernels import missing_kernel
 
+pytestmark = pytest.mark.backends
+
 RUN = """
 import sys, torch
 tower = torch._inductor.aoti_load_package(sys.argv[1])

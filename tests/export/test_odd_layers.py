@@ -8,6 +8,8 @@ import qkit
 from qkit.recipe import Recipe, SchemeRule
 from qkit.spec import Granularity, GridKind, QuantSpec, Scheme
 
+pytestmark = pytest.mark.backends
+
 WEIGHT = QuantSpec(8, symmetric=True, granularity=Granularity.CHANNEL)
 EIGHT = QuantSpec(8)
 LOG = QuantSpec(4, grid=GridKind.LOG_SQRT2)

@@ -15,6 +15,8 @@ from onnx import TensorProto
 
 from tests.export.conftest import WAYS
 
+pytestmark = pytest.mark.backends
+
 COSINE = 0.9999
 
 

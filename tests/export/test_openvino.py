@@ -9,6 +9,8 @@ import torch.nn.functional as F
 
 from tests.export.test_onnx import COSINE, expected
 
+pytestmark = pytest.mark.backends
+
 
 @pytest.mark.parametrize("tower", ["image", "text"])
 def test_features_are_those_of_the_simulated_model(exported, pixels, tokens, tower):

@@ -12,6 +12,8 @@ from qkit.exports import compiled, optional
 from qkit.pipeline.export import export as job
 from qkit.report.export import BackendProof, TowerProof
 
+pytestmark = pytest.mark.backends
+
 
 def without(monkeypatch, *packages):
     """Let packages be missing."""

@@ -2,6 +2,7 @@
 # SPDX-FileCopyrightText: The qkit authors
 """A fine-tuned run: the adapter goes into the image tower, the prompt into class embeddings."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
@@ -10,6 +11,8 @@ import qkit
 from qkit.p4q.config import AdapterConfig, P4QConfig, PromptConfig
 from qkit.pipeline.finetune.finetune import finetune_p4q
 from tests.export.test_onnx import run
+
+pytestmark = pytest.mark.backends
 
 QUICK = P4QConfig(PromptConfig(4, rate=0.05), AdapterConfig(rate=1e-2), epochs=1, batch_size=5)
 
