@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkit.nn.multihead import QuantMultiheadAttention
-from qkit.runtime.modules import IntAttention, IntEmbedding, IntPatches
+from qkit.runtime.modules import IntAttention, IntEmbedding, IntPatches, cut_patches
 
 
 class ExportLinear(nn.Module):
@@ -82,12 +82,9 @@ class ExportPatches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, out, H', W')``; what no window reads is left out."""
-        high, wide = self.kernel_size
-        down, across = x.shape[-2] // high, x.shape[-1] // wide
-        whole = x[..., : down * high, : across * wide].unflatten(-1, (across, wide))
-        patches = whole.unflatten(2, (down, high)).permute(0, 2, 4, 1, 3, 5)
-        rows: Tensor = self.linear(patches.flatten(3).flatten(1, 2))
-        found: Tensor = rows.transpose(1, 2).unflatten(2, (down, across))
+        patches = cut_patches(x, self.kernel_size)
+        rows: Tensor = self.linear(patches.flatten(1, 2))
+        found: Tensor = rows.transpose(1, 2).unflatten(2, patches.shape[1:3])
         return found
 
 

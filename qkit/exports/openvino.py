@@ -23,17 +23,7 @@ BYTES = ("u8", "i8")
 def write_openvino(tower: nn.Module, signature: Signature, path: Path, *, any_length: bool) -> int:
     """Write one tower in OpenVINO's format: ``path`` (.xml), and a .bin beside it.
 
-    Args:
-        tower: rewritten (see ``exports.rewrite``).
-        signature: of the tower.
-        path: file to write.
-        any_length: texts may be shorter than the context.
-
-    Returns:
-        products in the file whose two operands are integers.
-
-    Raises:
-        ExportError: a package is missing, or one of them cannot write the tower.
+    Takes, gives and raises what ``write_onnx`` does; OpenVINO may be missing or refuse, too.
     """
     openvino: Any = require("openvino", "an OpenVINO export")
     with tempfile.TemporaryDirectory() as folder:

@@ -168,12 +168,23 @@ class IntPatches(_Multiplying):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, out, H', W')``; what no window reads is left out."""
-        high, wide = self.kernel_size
-        down, across = x.shape[-2] // high, x.shape[-1] // wide
-        whole = x[..., : down * high, : across * wide].unflatten(-1, (across, wide))
-        patches = whole.unflatten(2, (down, high)).permute(0, 2, 4, 1, 3, 5)
-        rows = self.gemm(self.rounder(patches.reshape(len(x) * down * across, -1)))
-        return rows.view(len(x), down, across, -1).permute(0, 3, 1, 2)
+        patches = cut_patches(x, self.kernel_size)
+        rows = self.gemm(self.rounder(patches.flatten(0, 2)))
+        return rows.view(*patches.shape[:3], -1).permute(0, 3, 1, 2)
+
+
+def cut_patches(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """``(N, C, H, W)`` to ``(N, H', W', C * high * wide)``; what no whole window holds is left out.
+
+    Args:
+        x: pixels.
+        size: (high, wide) of a window.
+    """
+    high, wide = size
+    down, across = x.shape[-2] // high, x.shape[-1] // wide
+    whole = x[..., : down * high, : across * wide].unflatten(-1, (across, wide))
+    rows: Tensor = whole.unflatten(2, (down, high)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+    return rows
 
 
 class IntEmbedding(nn.Module):
