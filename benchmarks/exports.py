@@ -50,8 +50,8 @@ def find_proof(bed: Bed, run: Path, recipe: str, form: str, folder: Path) -> dic
 
 
 def rows_of(recipe: str, run: Path, proof: dict[str, Any]) -> list[list[str]]:
-    """A row a backend; of ONNX also one of qkit's own integers."""
-    own = [proof["integers"]] if proof["format"] == "onnx" else []
+    """A row a backend; of ONNX also one of the simulation that sums floats."""
+    own = [proof["float_sums"]] if proof["format"] == "onnx" else []
     rows = []
     for backend in [*own, *proof["proofs"]]:
         mine = backend in own

@@ -21,7 +21,8 @@ from qkit.artifact.stored import (
 )
 from qkit.calibration.install import install_roundings
 from qkit.graph.layers import Layer, list_points
-from qkit.nn.layer import QuantLayer, mean_offset
+from qkit.nn.kept import mean_offset
+from qkit.nn.layer import QuantLayer
 from qkit.nn.tensor_quantizer import TensorQuantizer
 
 

@@ -17,7 +17,7 @@ DATA_HELP = (
     "(demo:calib)."
 )
 COSINE_HELP = (
-    "Fail below this mean cosine to the simulated model (twice as far as qkit's own integers)."
+    "Fail below this mean cosine to the simulated model (twice as far as sums of floats are)."
 )
 
 

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qkit.nn.conv import cut_patches
 from qkit.nn.multihead import QuantMultiheadAttention
-from qkit.runtime.modules import IntAttention, IntEmbedding, IntPatches, cut_patches
+from qkit.runtime.modules import IntAttention, IntEmbedding, IntPatches
 
 
 class ExportLinear(nn.Module):

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from qkit.exports.operators import Grid, Operators
 from qkit.grids.normal import LARGEST, scaled_codebook
+from qkit.nn.integers import IntegerWeight
+from qkit.nn.operand import MIDDLE, Rounder
+from qkit.nn.rounders import NormalRounder, StaticRounder, TokenRounder
 from qkit.nn.tensor_quantizer import TensorQuantizer
 from qkit.numerics import EPS, token_qparams
-from qkit.runtime.operands import MIDDLE, NormalRounder, Rounder, StaticRounder, TokenRounder
-from qkit.runtime.weights import IntegerWeight
 
 
 class Levels(NamedTuple):

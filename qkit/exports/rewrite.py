@@ -21,13 +21,14 @@ from qkit.exports.qdq import Product, quantizer_of
 from qkit.exports.simulated import ExportLayer, export_sdpa, weight_of
 from qkit.nn.attention import QuantSDPA
 from qkit.nn.embedding import QuantEmbedding
+from qkit.nn.integers import IntegerWeight
 from qkit.nn.layer import QuantLayer
 from qkit.nn.linear import QuantLinear
+from qkit.nn.operand import Rounder
+from qkit.nn.product import ExactProduct
+from qkit.nn.rounders import rounder_of
 from qkit.runtime.convert import SIMULATED, Fallback
-from qkit.runtime.gemm import Gemm
 from qkit.runtime.modules import IntAttention, IntEmbedding, IntLinear, IntMlp, IntPatches
-from qkit.runtime.operands import Rounder, rounder_of
-from qkit.runtime.weights import IntegerWeight
 
 ODD = "its operands have grids or scales that no integer product takes"
 
@@ -87,7 +88,7 @@ class _Rewriter:
                 return self._layer(module)
         return None
 
-    def _linear(self, rounder: Rounder, gemm: Gemm) -> ExportLinear:
+    def _linear(self, rounder: Rounder, gemm: ExactProduct) -> ExportLinear:
         """Of an exact product, whose weight is not packed for a kernel."""
         weight = IntegerWeight(gemm.packed, gemm.scale)
         return self._rounded(rounder, weight, gemm.bias)

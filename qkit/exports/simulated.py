@@ -11,15 +11,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qkit.artifact.packing import pack
 from qkit.exports.operators import Grid, Operators
 from qkit.exports.qdq import Levels, StaticQuantizer
 from qkit.nn.attention import QuantSDPA
+from qkit.nn.integers import IntegerWeight, integer_weight
 from qkit.nn.layer import QuantLayer
+from qkit.nn.rounders import StaticRounder, rounder_of
 from qkit.nn.tensor_quantizer import TensorQuantizer
 from qkit.numerics import EPS, along
-from qkit.runtime.operands import StaticRounder, rounder_of
-from qkit.runtime.weights import IntegerWeight, integer_weight
 
 
 class TokenProbs(nn.Module):
@@ -96,7 +95,7 @@ def weight_of(layer: QuantLayer) -> IntegerWeight | None:
     if point is None or point.transform is not None:
         return None
     levels = point.integers(layer.weight.detach()) - point.spec.quant_min
-    found = integer_weight(pack(levels, point.spec.bits), layer.weight.shape, point)
+    found = integer_weight(levels.to(torch.uint8).flatten(1), point)
     return None if isinstance(found, str) else found
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qkit.nn.arrival import Arrival, First
 from qkit.nn.linear import QuantLinear
 from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
 from qkit.spec import PointId, QuantSpec, Role
@@ -119,12 +120,14 @@ class ExplicitAttention(nn.Module):
 
         ``queries`` keeps only the first so many tokens of the query.
         """
-        shared = context is query
-        query = _through(self.input_quantizer, query)
+        asked = Arrival(query, self.input_quantizer)
         feeds_context = self.context_quantizer if self.cross else self.input_quantizer
-        context = query if shared else _through(feeds_context, context)
-        q, k, v = self.q_proj(query[:, :queries]), self.k_proj(context), self.v_proj(context)
-        return self._split(q), self._split(k), self._split(v)
+        known = asked if context is query else Arrival(context, feeds_context)
+        if queries is not None:
+            asked = First(asked, queries)
+        both = ((self.q_proj, asked), (self.k_proj, known), (self.v_proj, known))
+        q, k, v = (self._split(_read(layer, arrival)) for layer, arrival in both)
+        return q, k, v
 
     def _split(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(-1, (self.num_heads, -1))
@@ -136,8 +139,10 @@ class ExplicitAttention(nn.Module):
         return x.transpose(1, 2).flatten(2)
 
 
-def _through(quantizer: TensorQuantizer | None, x: Tensor) -> Tensor:
-    return x if quantizer is None else quantizer(x)
+def _read(layer: nn.Module, arrival: Arrival) -> Tensor:
+    whole = arrival.operand is not None
+    found: Tensor = layer(arrival.x, arrival) if whole else layer(arrival.rounded)
+    return found
 
 
 def additive_mask(mask: Tensor | None, batch: int, heads: int, dtype: torch.dtype) -> Tensor | None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qkit.nn.arrival import Arrival
 from qkit.nn.layer import QuantLayer
 from qkit.nn.tensor_quantizer import Mode
 
@@ -47,7 +48,21 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, out, H', W')``."""
+        found = self._cut_and_multiplied(x) if self.rounds_patches else None
+        if found is not None:
+            return found
         return self.output(self.quantized_input(x), self.quantized_weight())
+
+    @property
+    def rounds_patches(self) -> bool:
+        """Whether patches can be rounded in the place of the input, for a product of integers."""
+        point = self.input_quantizer
+        return point is not None and point.gain is None and self.cuts_patches
+
+    def _cut_and_multiplied(self, x: Tensor) -> Tensor | None:
+        patches = cut_patches(x, self.kernel_size)
+        rows = self.multiplied(Arrival(patches, self.input_quantizer))
+        return None if rows is None else rows.view(*patches.shape[:3], -1).permute(0, 3, 1, 2)
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, out, H', W')`` with a weight of one's choice."""
@@ -96,3 +111,17 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
             padding = self.padding
         found = F.unfold(x, self.kernel_size, self.dilation, padding, self.stride)
         return found.transpose(1, 2).flatten(0, 1)
+
+
+def cut_patches(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """``(N, C, H, W)`` to ``(N, H', W', C * high * wide)``; what no whole window holds is left out.
+
+    Args:
+        x: pixels.
+        size: (high, wide) of a window.
+    """
+    high, wide = size
+    down, across = x.shape[-2] // high, x.shape[-1] // wide
+    whole = x[..., : down * high, : across * wide].unflatten(-1, (across, wide))
+    rows: Tensor = whole.unflatten(2, (down, high)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+    return rows

@@ -6,63 +6,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from qkit.nn.arrival import Arrival
+from qkit.nn.kept import KeptProduct, KeptValues, added_by
+from qkit.nn.product import ExactProduct
 from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
 from qkit.numerics import along
 from qkit.spec import PointId, Scheme
-
-
-@dataclass(frozen=True, slots=True)
-class _Rounded:
-    """A rounded weight and what it was made from, so that a stale one is never used."""
-
-    values: Tensor
-    added: Tensor | None
-    weight: Tensor
-    weight_version: int
-    quantizer: TensorQuantizer
-    quantizer_version: int
-
-    @classmethod
-    def make(cls, weight: Tensor, quantizer: TensorQuantizer) -> Self:
-        # a tensor born in inference mode could never take part in training
-        with torch.inference_mode(False), torch.no_grad():
-            values = quantizer.round(weight.detach()).add(0.0)  # -0.0 is stored as 0.0
-            added = added_by(quantizer, weight.detach(), values)
-        return cls(values, added, weight, weight._version, quantizer, quantizer.version)
-
-    def is_of(self, weight: Tensor, quantizer: TensorQuantizer) -> bool:
-        same = self.weight is weight and self.quantizer is quantizer
-        versions = (self.weight_version, self.quantizer_version)
-        return same and versions == (weight._version, quantizer.version)
-
-
-def mean_offset(quantizer: TensorQuantizer, weight: Tensor, rounded: Tensor) -> Tensor | None:
-    """What a centred input's mean lacks behind a rounded weight, ``(out,)``; None if not centred.
-
-    The mean is known beforehand, so it passes the float weight and joins the bias. A rounded weight
-    that is folded meets an input without its mean, so all of it is lacking there.
-    """
-    transform = quantizer.transform
-    if transform is None or transform.shift is None:
-        return None
-    if quantizer.folded:
-        return weight.flatten(1) @ transform.shift
-    return (weight - rounded).flatten(1) @ transform.shift
-
-
-def added_by(quantizer: TensorQuantizer, weight: Tensor, rounded: Tensor) -> Tensor | None:
-    """What a weight's rounding adds to its layer's output, ``(out,)``; None for nothing."""
-    offset = mean_offset(quantizer, weight, rounded)
-    correction = quantizer.correction
-    if offset is None or correction is None:
-        return correction if offset is None else offset
-    return correction + offset
 
 
 class QuantLayer(nn.Module):
@@ -84,7 +38,8 @@ class QuantLayer(nn.Module):
         super().__init__(*args, **kwargs)
         self.input_quantizer: TensorQuantizer | None = None
         self.weight_quantizer: TensorQuantizer | None = None
-        self._rounded: _Rounded | None = None
+        self._rounded: KeptValues | None = None
+        self._exact: KeptProduct | None = None
 
     @classmethod
     @abstractmethod
@@ -128,8 +83,31 @@ class QuantLayer(nn.Module):
         if trained or quantizer.learns:
             return quantizer.round(self.weight)
         if self._rounded is None or not self._rounded.is_of(self.weight, quantizer):
-            self._rounded = _Rounded.make(self.weight, quantizer)
+            self._rounded = KeptValues.make(self.weight, quantizer)
         return self._rounded.values
+
+    def multiplied(self, arrival: Arrival) -> Tensor | None:
+        """What integers give for an input, ``(rows, out)``; None where there are none.
+
+        The bits are those of an integer kernel; sums of floats would be off in the last place, and
+        the layers behind amplify that by rounding.
+        """
+        point = self.weight_quantizer
+        if point is None or point.mode is not Mode.QUANTIZE or point.learns:
+            return None
+        operand = arrival.operand
+        product = None if operand is None else self._product(point)
+        if operand is None or product is None:
+            return None
+        point.fired += 1
+        return product(operand)
+
+    def _product(self, point: TensorQuantizer) -> ExactProduct | None:
+        """The product of the rounded weight; None where it does not fit 8 bits."""
+        bias: Tensor | None = getattr(self, "bias", None)
+        if self._exact is None or not self._exact.is_of(self.weight, bias, point):
+            self._exact = KeptProduct.make(self.weight, bias, point)
+        return self._exact.product
 
     def output(self, x: Tensor, weight: Tensor) -> Tensor:
         """What the layer returns for an input and a weight that stands for a rounded one."""
@@ -142,6 +120,6 @@ class QuantLayer(nn.Module):
         return y if added is None else y + along(added, self.output_axis, y.ndim)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._rounded = None
+        self._rounded = self._exact = None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self

@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qkit.nn.arrival import Arrival
 from qkit.nn.layer import QuantLayer
 
 
@@ -28,9 +29,13 @@ class QuantLinear(QuantLayer, nn.Linear):
         module.weight, module.bias = self.weight, self.bias
         return module.train(self.training)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(..., in)`` to ``(..., out)``."""
-        return self.output(self.quantized_input(x), self.quantized_weight())
+    def forward(self, x: Tensor, arrival: Arrival | None = None) -> Tensor:
+        """``(..., in)`` to ``(..., out)``; ``arrival`` is an input that other layers read, too."""
+        arrival = arrival or Arrival(x, self.input_quantizer)
+        rows = self.multiplied(arrival)
+        if rows is not None:
+            return rows.view(*x.shape[:-1], -1)
+        return self.output(arrival.rounded, self.quantized_weight())
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """``(..., in)`` to ``(..., out)`` with a weight ``(out, in)`` of one's choice."""

@@ -16,6 +16,7 @@ from qkit.grids.codebook import Codebook, grid_of
 from qkit.grids.normal import ScaledCodebook
 from qkit.grids.tokens import token_grid
 from qkit.grids.weights import weight_integers, weight_values
+from qkit.nn.operand import Operand, Rounder
 from qkit.numerics import Grid, along, learned_fake_quantize, token_qparams
 from qkit.observers import Observer, make_observer, read_stats
 from qkit.spec import Affine, PointId, QParams, QuantSpec, Rounding, TensorStats
@@ -49,6 +50,7 @@ class TensorQuantizer(nn.Module):
             learns (QDrop, arXiv 2203.05740); drawn anew at every call.
         transform: coordinates in which it observes and rounds; a weight has that of its input.
         folded: what it rounds stays in these coordinates, for a product with what is folded, too.
+        rounder: what makes integers of an input, or why nothing does; None until it is asked for.
     """
 
     scale: Tensor | None
@@ -75,6 +77,7 @@ class TensorQuantizer(nn.Module):
         self.dropped = 0.0
         self.transform: Transform | None = None
         self.folded = False
+        self.rounder: Rounder | str | None = None
 
     def set_mode(self, mode: Mode) -> None:
         """Switch between OFF, OBSERVE and QUANTIZE; what was observed so far is kept."""
@@ -104,6 +107,7 @@ class TensorQuantizer(nn.Module):
     def set_rounding(self, rounding: Rounding | None) -> None:
         """Fix the integers of a weight, and what its layer adds to its output, or neither."""
         self.levels, self.correction = rounding or (None, None)
+        self.rounder = None
         self.version += 1
 
     @property
@@ -129,15 +133,15 @@ class TensorQuantizer(nn.Module):
             raise CalibrationError(message)
         return read_stats(self.observer)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` as it is, or rounded to the grid in mode QUANTIZE."""
+    def forward(self, x: Tensor, rounder: Rounder | None = None) -> Tensor | Operand:
+        """Return ``x`` as it is, or rounded to the grid in mode QUANTIZE; as integers if asked."""
         if self.mode is Mode.OFF:
             return x
         self.fired += 1
         if self.mode is Mode.OBSERVE:
             self._observe(x)
             return x
-        return self.round(x)
+        return self.round(x) if rounder is None else rounder.whole(x.flatten(0, -2))
 
     def round(self, x: Tensor) -> Tensor:
         """``x`` rounded to the grid, whatever the mode; does not count as a call."""
@@ -234,6 +238,7 @@ class TensorQuantizer(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._grids.clear()
+        self.rounder = None
         self.version += 1
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self

@@ -99,17 +99,18 @@ def load_run(
     Args:
         path: where it lies.
         runtime: None simulates integers in float, bit-identical to what was calibrated. "int8" runs
-            the stored integers on the CPU's int8 kernels. "exact" multiplies the same integers
-            as floats whose sums are exact, on any machine, and gives the features of "int8" bit
-            for bit. Both only encode: nothing can be calibrated anew. Layers that compute in float
+            the stored integers on the CPU's int8 kernels. "exact" does without them, on any
+            machine. Both only encode: nothing can be calibrated anew. Layers that compute in float
             are listed in ``Run.runtime.fallbacks``, with a QkitWarning.
         device: where it is to compute. On "cuda" int8 runs on the tensor cores (``torch._int_mm``).
 
-    A simulated model sums products of floats, which are off by some 1e-7 of a sum. That moves a
-    value that lies between two levels to the other one now and then; the next layers see a whole
-    step, and pass on more. So features of integer and simulated model differ like those of two
-    simulated models that sum in another order (in float32 and float64, say): by next to nothing
-    where rounding costs next to nothing, by up to as much as rounding costs where it costs much.
+    All three give the same images' features, bit for bit, where no gradient is computed and the
+    CPU's kernel multiplies by its scales in the usual order: a simulated layer multiplies whole
+    numbers too. Integer models cut texts where they end, so those are off by some 1e-7. With
+    gradients a simulated layer sums products of rounded floats. That moves a value that lies
+    between two levels to the other one now and then; the next layers see a whole step, and pass on
+    more, up to as much as rounding costs altogether. Half precision does the same, and so does
+    another order of attention's own sums, as on another machine.
 
     Raises:
         ArtifactError: there is no run folder, it is damaged, or a newer qkit wrote it.

@@ -58,8 +58,9 @@ class ExportReport:
         files: bytes by name.
         data: source of the samples.
         samples: images, and texts.
-        integers: qkit's own integer model against the simulated one: how far a sound execution is
-            off, since rounding passes differences of the last bit on as whole steps.
+        float_sums: the simulated model that sums floats against itself, which sums whole numbers:
+            how far a sound execution may be off, since rounding passes differences of the last bit
+            on as whole steps.
         proofs: of the export, one a backend.
         bounds: least mean cosine that is accepted, by tower.
         in_float: layers that do not multiply integers in the export, and why.
@@ -73,7 +74,7 @@ class ExportReport:
     files: Mapping[str, int]
     data: str
     samples: int
-    integers: BackendProof
+    float_sums: BackendProof
     proofs: tuple[BackendProof, ...]
     bounds: Mapping[str, float]
     in_float: Mapping[str, str]
@@ -106,6 +107,6 @@ class ExportReport:
         return {**asdict(self), "passed": self.passed}
 
 
-def bound_of(integers: TowerProof) -> float:
-    """Least mean cosine of an export: at most twice as far off as integers are anyway."""
-    return 1.0 - 2.0 * max(0.0, 1.0 - integers.mean_cosine) - SLACK
+def bound_of(float_sums: TowerProof) -> float:
+    """Least mean cosine of an export: at most twice as far off as sums of floats are anyway."""
+    return 1.0 - 2.0 * max(0.0, 1.0 - float_sums.mean_cosine) - SLACK

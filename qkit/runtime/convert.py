@@ -4,26 +4,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from qkit.artifact.packing import unpack
 from qkit.artifact.stored import Stored, stored_levels
 from qkit.calibration.install import install_roundings
 from qkit.graph.layers import Layer
 from qkit.nn.attention import QuantSDPA
 from qkit.nn.conv import QuantConv2d
 from qkit.nn.embedding import QuantEmbedding
+from qkit.nn.integers import IntegerWeight, integer_bias, integer_weight
 from qkit.nn.layer import QuantLayer
 from qkit.nn.multihead import QuantMultiheadAttention
-from qkit.runtime.gemm import Gemm
+from qkit.nn.operand import Rounder
+from qkit.nn.product import ExactProduct
+from qkit.nn.rounders import rounder_of
 from qkit.runtime.kernels import Kernel
 from qkit.runtime.modules import IntAttention, IntEmbedding, IntLinear, IntMlp, IntPatches
-from qkit.runtime.operands import Rounder, rounder_of
-from qkit.runtime.weights import IntegerWeight, integer_weight
 from qkit.spec import PointId, Rounding
 
 FLOAT = "the recipe leaves it in float"
@@ -75,7 +77,7 @@ def convert(
         plans = [_plan(layer, stored, missing) for layer in group]
         reasons = [plan for plan in plans if isinstance(plan, str)]
         if not reasons:
-            gemm = kernel.gemm or Gemm  # a token table needs none
+            gemm = kernel.gemm or ExactProduct  # a token table needs none
             _put(model, group, [plan for plan in plans if not isinstance(plan, str)], gemm)
             continue
         for layer in group:
@@ -109,11 +111,15 @@ def _plan(layer: Layer, stored: Stored, missing: str | None) -> _Plan | IntegerW
     rounder = rounder_of(next(iter(layer.input_quantizers), None))
     if unfit is not None or (isinstance(rounder, str) and not table):
         return unfit or str(rounder)
-    packed = stored.packed[f"{layer.name}.weight"]
-    weight = integer_weight(packed, module.weight.shape, point)
+    shape = (len(module.weight), module.weight[0].numel())
+    codes = unpack(stored.packed[f"{layer.name}.weight"], point.spec.bits, shape)
+    weight = integer_weight(codes, point)
     if isinstance(weight, str) or isinstance(rounder, str):
         return weight
-    return _Plan(rounder, weight, _bias(layer, weight, stored.roundings))
+    rounding = stored.roundings.get(point.point)
+    correction = None if rounding is None else rounding.correction
+    bias = integer_bias(weight, getattr(module, "bias", None), correction, layer.transform)
+    return _Plan(rounder, weight, bias)
 
 
 def _overlapping(module: QuantLayer) -> str | None:
@@ -127,30 +133,11 @@ def _overlapping(module: QuantLayer) -> str | None:
     return None
 
 
-def _bias(
-    layer: Layer, weight: IntegerWeight, roundings: Mapping[PointId, Rounding]
-) -> Tensor | None:
-    """Bias, correction, and what the mean of a centred input contributes, ``(out,)``.
-
-    The reference multiplies ``rounded + mean`` by the weight; here the weight meets the mean in the
-    coordinates it is stored in, once.
-    """
-    point, bias = layer.weight_quantizer, getattr(layer.module, "bias", None)
-    parts = [] if bias is None else [bias.detach()]
-    rounding = None if point is None else roundings.get(point.point)
-    if rounding is not None and rounding.correction is not None:
-        parts.append(rounding.correction)
-    if layer.transform is not None and layer.transform.shift is not None:
-        mean = layer.transform.into(2 * layer.transform.shift)  # it takes the mean off once
-        parts.append((weight.values.float() @ mean) * weight.scale)
-    return torch.stack(parts).sum(0) if parts else None
-
-
 def _put(
     model: nn.Module,
     group: Sequence[Layer],
     plans: Sequence[_Plan | IntegerWeight],
-    gemm: type[Gemm],
+    gemm: type[ExactProduct],
 ) -> None:
     """Put integer layers in the places of a group's layers."""
     attention = group[0].attention
@@ -163,7 +150,7 @@ def _put(
         attention.input_quantizer = attention.context_quantizer = None
 
 
-def _module(layer: Layer, plan: _Plan | IntegerWeight, gemm: type[Gemm]) -> nn.Module:
+def _module(layer: Layer, plan: _Plan | IntegerWeight, gemm: type[ExactProduct]) -> nn.Module:
     if isinstance(plan, IntegerWeight):
         return IntEmbedding(plan)
     product = gemm(plan.weight, plan.bias)
@@ -175,7 +162,7 @@ def _module(layer: Layer, plan: _Plan | IntegerWeight, gemm: type[Gemm]) -> nn.M
 def _attention(
     attention: QuantMultiheadAttention,
     plans: Sequence[_Plan | IntegerWeight],
-    gemm: type[Gemm],
+    gemm: type[ExactProduct],
 ) -> IntAttention:
     """One product for q, k and v, which stand in this order in the model."""
     parts = [plan for plan in plans if isinstance(plan, _Plan)]

@@ -11,24 +11,25 @@ from typing import NamedTuple
 import torch
 
 from qkit.errors import ModelError, choices
-from qkit.runtime.gemm import ExactGemm, Gemm
+from qkit.nn.integers import IntegerWeight
+from qkit.nn.operand import Operand
+from qkit.nn.product import ExactProduct
+from qkit.runtime.gemm import Gemm
 from qkit.runtime.matmul import MatmulGemm
-from qkit.runtime.operands import Operand
-from qkit.runtime.weights import IntegerWeight
 
-NAMES: Mapping[type[Gemm] | None, str] = MappingProxyType(
+NAMES: Mapping[type[ExactProduct] | None, str] = MappingProxyType(
     {
         Gemm: "oneDNN's int8 kernels",
         MatmulGemm: "torch._int_mm",
-        ExactGemm: "float products of few integers at once",
+        ExactProduct: "float products of few integers at once",
         None: "",
     }
 )
 DEVICES = ("cpu", "cuda")
-RUNTIMES: Mapping[str, Mapping[str, tuple[type[Gemm], ...]]] = MappingProxyType(
+RUNTIMES: Mapping[str, Mapping[str, tuple[type[ExactProduct], ...]]] = MappingProxyType(
     {
         "int8": {"cpu": (Gemm, MatmulGemm), "cuda": (MatmulGemm,)},
-        "exact": {"cpu": (ExactGemm,), "cuda": (ExactGemm,)},
+        "exact": {"cpu": (ExactProduct,), "cuda": (ExactProduct,)},
     }
 )
 """What multiplies, best first, by runtime and kind of device."""
@@ -40,7 +41,7 @@ class Kernel(NamedTuple):
     gemm: None where nothing does; missing: what better ones lack here, "" for nothing.
     """
 
-    gemm: type[Gemm] | None
+    gemm: type[ExactProduct] | None
     missing: str
 
 
@@ -62,7 +63,9 @@ def find_kernel(runtime: str, device: torch.device) -> Kernel:
     return Kernel(None, said)
 
 
-def missing_kernel(gemm: type[Gemm] = Gemm, device: str | torch.device = "cpu") -> str | None:
+def missing_kernel(
+    gemm: type[ExactProduct] = Gemm, device: str | torch.device = "cpu"
+) -> str | None:
     """Why a product cannot run, or is not exact, on a device; None where it can."""
     if gemm is Gemm and not _has_onednn():
         return "this torch has no oneDNN int8 kernels"

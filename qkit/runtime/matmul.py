@@ -17,15 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qkit.runtime.gemm import ExactGemm
-from qkit.runtime.operands import MIDDLE, Operand
+from qkit.nn.operand import MIDDLE, Operand
+from qkit.nn.product import ExactProduct
 
 WIDTH = 8  # what sizes of operands divide by
 ROWS = 32
 
 
-class MatmulGemm(ExactGemm):
-    """A weight for ``torch._int_mm``; the same bits as ``ExactGemm``."""
+class MatmulGemm(ExactProduct):
+    """A weight for ``torch._int_mm``; the same bits as ``ExactProduct``."""
 
     @staticmethod
     def _pack(values: Tensor) -> Tensor:
@@ -43,4 +43,4 @@ class MatmulGemm(ExactGemm):
         padded = F.pad(rows, (0, self.packed.shape[1] - self.inner, 0, more))
         sums: Tensor = torch._int_mm(padded, self.packed.t())
         sums += (MIDDLE - operand.zero) * self._weight_sums
-        return sums[: len(rows), : len(self.scale)]
+        return sums[: len(rows), : self.outer]

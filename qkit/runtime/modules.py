@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from qkit.errors import ModelError
 from qkit.nn.attention import QuantSDPA
-from qkit.nn.conv import QuantConv2d
+from qkit.nn.conv import QuantConv2d, cut_patches
+from qkit.nn.integers import IntegerWeight
 from qkit.nn.multihead import QuantMultiheadAttention
-from qkit.runtime.gemm import Gemm, Requantized
-from qkit.runtime.operands import Rounder, StaticRounder
-from qkit.runtime.weights import IntegerWeight
+from qkit.nn.operand import Rounder
+from qkit.nn.product import ExactProduct, Requantized
+from qkit.nn.rounders import StaticRounder
 
 BLOCK = 256  # rows whose float values stay in the cache
 
@@ -38,7 +39,7 @@ class _Multiplying(nn.Module):
     """A module with an integer product, which is no module and moves along with it."""
 
     rounder: Rounder
-    gemm: Gemm
+    gemm: ExactProduct
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move everything.
@@ -68,7 +69,7 @@ class IntLinear(_Multiplying):
 
     int8_original_dtype = torch.float32
 
-    def __init__(self, rounder: Rounder, gemm: Gemm) -> None:
+    def __init__(self, rounder: Rounder, gemm: ExactProduct) -> None:
         super().__init__()
         self.rounder = rounder
         self.gemm = gemm
@@ -128,7 +129,9 @@ class IntAttention(_Multiplying, QuantMultiheadAttention):
     """Self-attention whose q, k and v come from one product; the core stays as it was."""
 
     @classmethod
-    def of(cls, attention: QuantMultiheadAttention, rounder: Rounder, gemm: Gemm) -> IntAttention:
+    def of(
+        cls, attention: QuantMultiheadAttention, rounder: Rounder, gemm: ExactProduct
+    ) -> IntAttention:
         """Take over ``attention``; ``gemm`` gives q, k and v side by side."""
         new = cls(attention.num_heads, False, attention.dropout, attention.batch_first)
         new.sdpa, new.out_proj = attention.sdpa, attention.out_proj
@@ -160,7 +163,7 @@ class IntAttention(_Multiplying, QuantMultiheadAttention):
 class IntPatches(_Multiplying):
     """A convolution whose windows do not overlap: a product of unfolded patches."""
 
-    def __init__(self, conv: QuantConv2d, rounder: Rounder, gemm: Gemm) -> None:
+    def __init__(self, conv: QuantConv2d, rounder: Rounder, gemm: ExactProduct) -> None:
         super().__init__()
         self.kernel_size = conv.kernel_size
         self.rounder = rounder
@@ -171,20 +174,6 @@ class IntPatches(_Multiplying):
         patches = cut_patches(x, self.kernel_size)
         rows = self.gemm(self.rounder(patches.flatten(0, 2)))
         return rows.view(*patches.shape[:3], -1).permute(0, 3, 1, 2)
-
-
-def cut_patches(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    """``(N, C, H, W)`` to ``(N, H', W', C * high * wide)``; what no whole window holds is left out.
-
-    Args:
-        x: pixels.
-        size: (high, wide) of a window.
-    """
-    high, wide = size
-    down, across = x.shape[-2] // high, x.shape[-1] // wide
-    whole = x[..., : down * high, : across * wide].unflatten(-1, (across, wide))
-    rows: Tensor = whole.unflatten(2, (down, high)).permute(0, 2, 4, 1, 3, 5).flatten(3)
-    return rows
 
 
 class IntEmbedding(nn.Module):

@@ -22,7 +22,7 @@ def test_a_table_and_a_folder(qkit, saved, tmp_path):
     assert lines[1].split() == ["tower", "cosine", "least", "diff", "int8", "top-1", "%"]
     assert max(len(line) for line in lines) <= 80
     said = " ".join(done.stdout.split())
-    assert "qkit's integers image" in said
+    assert "sums of floats image" in said
     assert "ONNX Runtime" in said
     assert "14/14" in said
     assert "accepted from a cosine of: image 0.99" in said

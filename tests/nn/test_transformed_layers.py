@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from qkit.nn.conv import QuantConv2d
-from qkit.nn.layer import added_by
+from qkit.nn.kept import added_by
 from qkit.nn.linear import QuantLinear
 from qkit.nn.tensor_quantizer import Mode
 from qkit.numerics import fake_quantize, make_grid, quantize, token_qparams

@@ -10,10 +10,11 @@ import torch
 
 import qkit
 from qkit.errors import QkitWarning
+from qkit.nn.integers import IntegerWeight
+from qkit.nn.operand import Operand
+from qkit.nn.product import ExactProduct
 from qkit.recipe import Recipe, SchemeRule
-from qkit.runtime.gemm import ExactGemm, Gemm
-from qkit.runtime.operands import Operand
-from qkit.runtime.weights import IntegerWeight
+from qkit.runtime.gemm import Gemm
 from qkit.spec import Granularity, QuantSpec, Scheme
 
 WEIGHT = QuantSpec(8, symmetric=True, granularity=Granularity.CHANNEL)
@@ -59,10 +60,10 @@ def int8(path, runtime="int8"):
 
 
 def same_bits() -> bool:
-    """Whether this machine's kernel multiplies by its scales in the order of ``ExactGemm``."""
+    """Whether this machine's kernel multiplies by its scales in the order of ``ExactProduct``."""
     generator = torch.Generator().manual_seed(0)
     values = torch.randint(-128, 128, (40, 64), dtype=torch.int8, generator=generator)
     weight = IntegerWeight(values, torch.rand(40, generator=generator))
     levels = torch.randint(0, 256, (30, 64), dtype=torch.uint8, generator=generator)
     operand, bias = Operand(levels, 0.0213, 77), torch.randn(40, generator=generator)
-    return torch.equal(Gemm(weight, bias)(operand), ExactGemm(weight, bias)(operand))
+    return torch.equal(Gemm(weight, bias)(operand), ExactProduct(weight, bias)(operand))

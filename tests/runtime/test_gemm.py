@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qkit.errors import ModelError
-from qkit.runtime.gemm import ExactGemm, Gemm, Requantized
+from qkit.nn.integers import IntegerWeight
+from qkit.nn.operand import Operand
+from qkit.nn.product import ExactProduct, Requantized
+from qkit.runtime.gemm import Gemm
 from qkit.runtime.kernels import missing_kernel
 from qkit.runtime.matmul import MatmulGemm
-from qkit.runtime.operands import Operand
-from qkit.runtime.weights import IntegerWeight
 
 SIZES = [(1, 1, 1), (3, 5, 7), (2, 17, 3), (7, 64, 10), (50, 130, 33), (65, 768, 16)]
 
@@ -115,7 +116,7 @@ def test_sums_beyond_16_bits_do_not_saturate():
     assert Gemm(weight, None)(Operand(levels, 1.0, 0)).unique().item() == 512 * 127 * 255
 
 
-@pytest.mark.parametrize("which", [Gemm, ExactGemm, MatmulGemm])
+@pytest.mark.parametrize("which", [Gemm, ExactProduct, MatmulGemm])
 def test_sums_beyond_what_float32_counts_are_rounded_once(which):
     weight = IntegerWeight(torch.full((2, 3001), 127, dtype=torch.int8), torch.ones(2))
     levels = torch.full((3, 3001), 255, dtype=torch.uint8)
@@ -135,7 +136,7 @@ def test_copied_it_is_itself_and_pickled_it_is_refused():
 def test_the_kernel_gives_exact_sums_in_float32(rows, inner, outer, curved):
     activation = "gelu" if curved else "none"
     levels, weight, bias = numbers(rows, inner, outer, seed=rows + inner * outer)
-    gemm, exact = Gemm(weight, bias), ExactGemm(weight, bias)
+    gemm, exact = Gemm(weight, bias), ExactProduct(weight, bias)
     for scale in (0.0213, torch.rand(rows, 1) + 0.01):
         excess = None if isinstance(scale, float) else torch.arange(rows).float()
         operand = Operand(levels, scale, 128, excess)
@@ -149,7 +150,7 @@ def test_the_kernel_gives_exact_sums_in_float32(rows, inner, outer, curved):
 @given(st.integers(1, 40), st.integers(1, 600), st.integers(1, 20), st.integers(0, 255))
 def test_int_mm_gives_the_bits_of_exact_sums(rows, inner, outer, zero):
     levels, weight, bias = numbers(rows, inner, outer, seed=rows + inner * outer)
-    ways = [MatmulGemm(weight, bias), ExactGemm(weight, bias)]
+    ways = [MatmulGemm(weight, bias), ExactProduct(weight, bias)]
     for scale, activation in ((0.0213, "gelu"), (torch.rand(rows, 1) + 0.01, "none")):
         excess = None if isinstance(scale, float) else torch.arange(rows).float()
         found, expected = (way(Operand(levels, scale, zero, excess), activation) for way in ways)

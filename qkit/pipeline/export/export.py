@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from qkit.clip.unpadded import keep_padding
 from qkit.errors import ExportError, QkitWarning
 from qkit.exports.formats import Format, format_of
 from qkit.exports.opened import PROOF
-from qkit.exports.proof import Features, compare, prove, run
+from qkit.exports.proof import Encode, Features, compare, prove, run
 from qkit.exports.rewrite import rewrite
 from qkit.exports.towers import TOWERS, Tower, signatures
 from qkit.pipeline.export.interface import describe
@@ -37,7 +38,7 @@ class _Known:
 
     samples: Samples
     reference: Features
-    integers: BackendProof
+    float_sums: BackendProof
     interface: dict[str, Any]
     classes: Tensor | None
 
@@ -68,8 +69,8 @@ def export(
         data: what to compare on, as a calibration takes it; None draws qkit's own scenes.
         samples: images, and texts.
         seed: of the draw.
-        min_cosine: least mean cosine to the simulated model; None allows twice what qkit's own
-            integers are off, and 0.001.
+        min_cosine: least mean cosine to the simulated model; None allows twice what the
+            same model is off that sums floats, and 0.001.
         overwrite: replace an export that is there.
         progress: who shows how far it is.
 
@@ -93,28 +94,38 @@ def export(
 
 
 def _look(path: Path, form: Format, data: str | None, count: int, seed: int) -> tuple[_Known, Run]:
-    """Run the simulated model and the integers on the samples; the second is yet to be exported."""
+    """What the simulated model gives for the samples, and the integers that are to be exported."""
     simulated = load_run(path)
     samples = open_samples(simulated.clip, data, count, seed)
     reference = _features(simulated, samples)
+    float_sums = compare("sums of floats", _features(simulated, samples, gradients=True), reference)
     prompt = simulated.clip.prompt
     named = () if prompt is None or prompt.captions else prompt.classes
     classes = simulated.class_embeddings(named) if named else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", QkitWarning)  # the report tells what the export leaves
         integer = load_run(path, runtime="exact")
-    own = compare("qkit's integers", _features(integer, samples), reference)
     keep_padding(integer.model)
+    first = replace(samples, inputs={name: some[:1] for name, some in samples.inputs.items()})
+    _features(integer, first)  # points keep their constants then, which no export can trace
     shown = signatures(integer.clip.config, simulated.clip.tokenizer([""]).shape[1])
     interface = describe(simulated.clip, form, shown, any_length=samples.any_length)
     interface["classes"] = list(named)
-    return _Known(samples, reference, own, interface, classes), integer
+    return _Known(samples, reference, float_sums, interface, classes), integer
 
 
-def _features(loaded: Run, samples: Samples) -> dict[str, Tensor]:
+def _features(loaded: Run, samples: Samples, *, gradients: bool = False) -> dict[str, Tensor]:
+    """Features by tower; with gradients a simulated model sums floats."""
     model: Any = loaded.model
-    encoders = {"image": model.encode_image, "text": model.encode_text}
-    return {tower: run(encoders[tower], samples.inputs[tower]) for tower in TOWERS}
+    found = {}
+    for tower, encode in (("image", model.encode_image), ("text", model.encode_text)):
+
+        def detached(batch: Tensor, encode: Encode = encode) -> Tensor:
+            with torch.set_grad_enabled(gradients):
+                return encode(batch).detach()
+
+        found[tower] = run(detached, samples.inputs[tower])
+    return found
 
 
 def _write(
@@ -140,9 +151,9 @@ def _write(
         files={file.name: file.stat().st_size for file in sorted(folder.iterdir())},
         data=known.samples.source,
         samples=known.samples.count,
-        integers=known.integers,
+        float_sums=known.float_sums,
         proofs=proofs,
-        bounds={tower.tower: bound_of(tower) for tower in known.integers.towers},
+        bounds={tower.tower: bound_of(tower) for tower in known.float_sums.towers},
         in_float={fallback.layer: fallback.reason for fallback in in_float},
         layers=len(integer.layers),
         interface=known.interface,

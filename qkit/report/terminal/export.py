@@ -16,7 +16,8 @@ NOTE = (
     "features against the simulated model's, on {samples} images and {samples} texts of {data}: "
     "mean and least cosine, largest difference; int8: products that the backend runs on int8 "
     "kernels, of those that are integers in the file; top-1: how often the same text is nearest "
-    "to an image; qkit's integers differ as any other order of summing does"
+    "to an image; sums of floats: the simulated model itself when it sums floats, since rounding "
+    "amplifies their last bits"
 )
 MB = 1e6
 
@@ -25,7 +26,7 @@ def print_export(report: ExportReport, console: Console) -> None:
     """Print what was compared, the files, and what computes in float."""
     table = plain_table()
     add_columns(table, HEADS, left=("", "tower"))
-    for proof in (report.integers, *report.proofs):
+    for proof in (report.float_sums, *report.proofs):
         _add_rows(table, proof)
         table.add_section()
     console.print(titled(report.format, table))

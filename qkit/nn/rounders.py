@@ -1,57 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The qkit authors
-"""Inputs as the unsigned 8-bit operands of a product, each rounded as its point rounds it."""
+"""What makes the operands of an integer product, each rounded as its point rounds it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
 from qkit.grids.normal import LARGEST, ScaledCodebook, scaled_codebook
+from qkit.nn.operand import MIDDLE, Move, Operand, Rounder
 from qkit.nn.tensor_quantizer import TensorQuantizer
 from qkit.numerics import EPS, token_qparams
 from qkit.spec import Granularity, GridKind, QuantSpec
 
-MIDDLE = 128  # the zero point of what is made of int8
 
-Move = Callable[[Tensor], Tensor]
-
-
-class Operand(NamedTuple):
-    """Rows that stand for ``(values - zero - excess) * scale``.
-
-    values: uint8 ``(rows, in)``; scale: of all, or ``(rows, 1)``; zero: of all; excess: what
-    each row's zero point has beyond that, ``(rows,)``, None for nothing.
-    """
-
-    values: Tensor
-    scale: float | Tensor
-    zero: int
-    excess: Tensor | None = None
-
-
-class Rounder(Protocol):
-    """What makes operands of an input."""
-
-    def __call__(self, x: Tensor) -> Operand:
-        """Round ``x`` ``(rows, in)``, float32."""
-
-    def move(self, fn: Move) -> None:
-        """Move its tensors, as ``nn.Module.to`` asks for."""
-
-
-class _OfPoint:
+class _OfPoint(ABC):
     """Rounds as a point does.
 
     Attributes:
         point: installed; the transform and the gain of its channels are its own.
+        zero: zero point of the bytes.
     """
+
+    zero: int = MIDDLE
 
     def __init__(self, point: TensorQuantizer) -> None:
         self.point = point
+
+    def __call__(self, x: Tensor) -> Operand:
+        """Round ``x`` ``(rows, in)``, float32, to bytes."""
+        levels, scale, _, excess = self.whole(x)
+        return Operand(_unsigned(levels.add_(self.zero - MIDDLE)), scale, self.zero, excess)
+
+    @abstractmethod
+    def whole(self, x: Tensor) -> Operand:
+        """The same as whole numbers in float32, the zero point taken off."""
 
     def move(self, fn: Move) -> None:
         """Move its tensors, as ``nn.Module.to`` asks for."""
@@ -61,9 +46,10 @@ class _OfPoint:
 class StaticRounder(_OfPoint):
     """One scale for the whole input, fixed by calibration.
 
+    It divides by the scale, as the kernel does that rounds its output for the next layer.
+
     Attributes:
         scale: of a step.
-        zero: zero point of the unsigned values.
         largest: of the unsigned values.
     """
 
@@ -71,15 +57,13 @@ class StaticRounder(_OfPoint):
         super().__init__(point)
         q, spec = point.qparams, point.spec
         self.scale = q.scale.item()
-        self.inverse = (1.0 / q.scale).item()
         self.zero = int(q.zero_point) - spec.quant_min
         self.largest = spec.quant_max - spec.quant_min
 
-    def __call__(self, x: Tensor) -> Operand:
-        """Round ``x`` ``(rows, in)``, float32."""
-        levels = torch.mul(self.point.coordinates(x), self.inverse).round_()
-        levels.add_(self.zero - MIDDLE).clamp_(-MIDDLE, self.largest - MIDDLE)
-        return Operand(_unsigned(levels), self.scale, self.zero)
+    def whole(self, x: Tensor) -> Operand:
+        """The same as whole numbers in float32, the zero point taken off."""
+        levels = torch.div(self.point.coordinates(x), self.scale).round_()
+        return Operand(levels.clamp_(-self.zero, self.largest - self.zero), self.scale, 0)
 
 
 class TokenRounder(_OfPoint):
@@ -89,19 +73,18 @@ class TokenRounder(_OfPoint):
         super().__init__(point)
         self.spec = point.spec
         self.clip = 1.0 if point.transform is None else point.transform.clip
+        self.zero = -self.spec.quant_min if self.spec.symmetric else 1 << (self.spec.bits - 1)
 
-    def __call__(self, x: Tensor) -> Operand:
-        """Round ``x`` ``(rows, in)``, float32."""
+    def whole(self, x: Tensor) -> Operand:
+        """The same as whole numbers in float32, the zero point taken off."""
         z = self.point.coordinates(x)
         q = token_qparams(z, self.spec, self.clip)
-        shift = q.zero_point - self.spec.quant_min
-        levels = torch.mul(z, 1.0 / q.scale).round_().add_(shift - MIDDLE)
-        levels.clamp_(-MIDDLE, self.spec.quant_max - self.spec.quant_min - MIDDLE)
+        levels, steps = torch.mul(z, 1.0 / q.scale).round_(), 1 << self.spec.bits
         if self.spec.symmetric:
-            return Operand(_unsigned(levels), q.scale, -self.spec.quant_min)
-        middle = 1 << (self.spec.bits - 1)
-        excess = (shift - middle).flatten().to(z.dtype)
-        return Operand(_unsigned(levels), q.scale, middle, excess)
+            return Operand(levels.clamp_(-self.zero, steps - 1 - self.zero), q.scale, 0)
+        excess = (q.zero_point - self.spec.quant_min - self.zero).to(z.dtype)
+        levels.add_(excess).clamp_(-self.zero, steps - 1 - self.zero)
+        return Operand(levels, q.scale, 0, excess.flatten())
 
 
 class NormalRounder(_OfPoint):
@@ -111,20 +94,27 @@ class NormalRounder(_OfPoint):
         super().__init__(point)
         self.clip = 1.0 if point.transform is None else point.transform.clip
         book: ScaledCodebook = scaled_codebook(torch.ones(()), point.spec.bits)
-        self.table = (book.levels[book.nearest.long()] + MIDDLE).to(torch.uint8)
+        self.levels = book.levels[book.nearest.long()]
+        self.table = (self.levels + MIDDLE).to(torch.uint8)
 
     def move(self, fn: Move) -> None:
         """Move its tensors, as ``nn.Module.to`` asks for."""
         super().move(fn)
-        self.table = fn(self.table)
+        self.levels, self.table = fn(self.levels), fn(self.table)
 
     def __call__(self, x: Tensor) -> Operand:
-        """Round ``x`` ``(rows, in)``, float32."""
+        """Round ``x`` ``(rows, in)``, float32, to bytes."""
+        return Operand(*self._looked_up(x, self.table), MIDDLE)
+
+    def whole(self, x: Tensor) -> Operand:
+        """The same as whole numbers in float32, the zero point taken off."""
+        return Operand(*self._looked_up(x, self.levels), 0)
+
+    def _looked_up(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         z = self.point.coordinates(x)
         step = (z.abs().amax(-1, keepdim=True) * (self.clip / LARGEST)).clamp(min=EPS)
         halves = (z * (2 / step)).ceil_().clamp_(-2 * LARGEST, 2 * LARGEST).add_(2 * LARGEST)
-        values = self.table.index_select(0, halves.to(torch.int32).flatten()).view_as(z)
-        return Operand(values, step, MIDDLE)
+        return table.index_select(0, halves.to(torch.int32).flatten()).view_as(z), step
 
 
 def rounder_of(point: TensorQuantizer | None) -> Rounder | str:

@@ -5,8 +5,8 @@
 import pytest
 import torch
 
+from qkit.nn.rounders import rounder_of
 from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
-from qkit.runtime.operands import rounder_of
 from qkit.spec import Affine, Granularity, GridKind, PointId, QParams, QuantSpec
 from qkit.transform import Transform
 
@@ -28,9 +28,14 @@ def dequantized(operand):
 
 
 def same(point, x):
-    operand = rounder_of(point)(x)
+    operand, whole = rounder_of(point)(x), rounder_of(point).whole(x)
     assert operand.values.dtype == torch.uint8
     torch.testing.assert_close(dequantized(operand), point.coordinates(point(x)), **CLOSE)
+    assert (whole.values.dtype, whole.zero) == (torch.float32, 0)
+    assert torch.equal(whole.values, operand.values.float() - operand.zero)
+    assert torch.equal(torch.as_tensor(whole.scale), torch.as_tensor(operand.scale))
+    assert (whole.excess is None) == (operand.excess is None)
+    assert whole.excess is None or torch.equal(whole.excess, operand.excess)
 
 
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}
