@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from calibrators.reconstruction.objectives import BlockError, TowerError, embeddings
+from calibrators.reconstruction.lessons import embeddings, lessons
+from calibrators.reconstruction.objectives import BlockError, TowerError
 from calibrators.reconstruction.training import Training
 from calibrators.reconstruction.views import crops
 from qkit.calibration.bench import Bench, Rig
@@ -29,19 +30,22 @@ class Blocks:
     """Weights, scales and biases learned block by block from the float model.
 
     Every block is given what the quantized blocks before it leave and learns what the float one
-    makes (BRECQ, arXiv 2102.05426). All weights of a tower may then learn its embedding, which
-    hundreds of samples are too few for: they are learned by heart.
+    makes (BRECQ, arXiv 2102.05426). All weights of a tower may then learn its embedding, or do so
+    at once: that takes thousands of samples, hundreds are learned by heart.
 
     Attributes:
         samples: images, and texts, that are learned from.
         batch: of these at a step.
         iterations: steps for each block.
         tower: steps for each tower as a whole; 0 for none.
-        rate: step size (Adam) of weights, in levels.
-        fine: step size of biases, and of the logarithms of scales.
+        rate: step size (Adam) of weights, in levels, in blocks.
+        fine: step size of biases, and of the logarithms of scales, in blocks.
+        tower_rate: as ``rate``, in towers.
+        tower_fine: as ``fine``, in towers.
         dropped: share of values of inputs that stay unrounded at random (QDrop), in blocks.
         distance: what 1 - cosine of an embedding counts beside the divergence.
-        crops: how many random crops of each image are learned from beside it.
+        crops: how many random crops of each image are learned from beside it; towers see new ones
+            every time.
         seed: of the batches' order, and of the crops.
     """
 
@@ -51,6 +55,8 @@ class Blocks:
     tower: int = 0
     rate: float = 1e-2
     fine: float = 3e-3
+    tower_rate: float = 1e-3
+    tower_fine: float = 1e-3
     dropped: float = 0.0
     distance: float = 10.0
     crops: int = 1
@@ -62,7 +68,7 @@ class Blocks:
             if getattr(self, name) < least:
                 message = f"{name} = {getattr(self, name)} is not possible. Use {least} or more."
                 raise ValueError(message)
-        for name in ("rate", "fine"):
+        for name in ("rate", "fine", "tower_rate", "tower_fine"):
             if not getattr(self, name) > 0:
                 message = f"{name} = {getattr(self, name)} is not possible. Use a positive number."
                 raise ValueError(message)
@@ -79,24 +85,21 @@ class Blocks:
         self, bench: Bench, memory: Memory, advance: Advance
     ) -> Mapping[PointId, RoundedWeight]:
         """Learned weights of all layers but token tables, by the weight's point."""
-        rigs = [
-            self._with_crops(rig)
-            for rig in bench.rigs("block", self.samples, batch=self.batch, keep=True)
-        ]
+        rigs = bench.rigs("block", self.samples, batch=self.batch, keep=True)
         targets = [embeddings(rig) if self.tower else [] for rig in rigs]
         found: dict[PointId, RoundedWeight] = {}
         for rig, target, other in zip(rigs, targets, reversed(targets), strict=True):
             if not rig.samples:
                 continue
-            learning = _Tower(self, rig, memory, advance)
             with frozen([rig]):
-                found |= learning.blocks()
+                found |= _Tower(self, self._with_crops(rig), memory, advance).blocks()
                 if self.tower:
+                    learning = _Tower(self, rig, memory, advance)
                     found |= learning.whole(target, torch.cat(other), bench.logit_scale)
         return found
 
     def _with_crops(self, rig: Rig) -> Rig:
-        if rig.tower != "image":
+        if rig.tower != "image" or not self.iterations:
             return rig
         generator = torch.Generator().manual_seed(self.seed)
         more = [crops(batch, generator) for _ in range(self.crops) for batch in rig.samples]
@@ -123,7 +126,8 @@ class _Tower:
         for stage, importance in zip(rig.stages, importances, strict=True):
             target = rig.run([stage], target, quantized=False)
             error = BlockError(rig, stage, stream, target, importance)
-            training = self._training(options.iterations, options.dropped)
+            steps = (options.iterations, options.rate, options.fine)
+            training = Training(*steps, options.dropped, options.seed)
             found |= self._learned(stage.name, stage.layers, training, error)
             stream = rig.run([stage], stream, quantized=True)
         return found
@@ -133,13 +137,11 @@ class _Tower:
     ) -> dict[PointId, RoundedWeight]:
         """Learn all weights of the tower together."""
         layers = [*self.rig.outside, *(la for stage in self.rig.stages for la in stage.layers)]
-        error = TowerError(self.rig, target, others, scale, self.options.distance)
-        training = self._training(self.options.tower, 0.0)
-        return self._learned(self.rig.tower, layers, training, error)
-
-    def _training(self, iterations: int, dropped: float) -> Training:
         options = self.options
-        return Training(iterations, options.rate, options.fine, dropped, options.seed)
+        seen = lessons(self.rig, target, options.crops, options.seed)
+        error = TowerError(self.rig, seen, others, scale, options.distance)
+        steps = (options.tower, options.tower_rate, options.tower_fine)
+        return self._learned(self.rig.tower, layers, Training(*steps, 0.0, options.seed), error)
 
     def _learned(
         self,

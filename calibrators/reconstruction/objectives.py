@@ -4,16 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from calibrators.reconstruction.lessons import Lessons
 from qkit.calibration.bench import Rig, Stream
 from qkit.calibration.importance import Importance
-from qkit.calibration.running import switched
 from qkit.graph.stages import Stage
 
 
@@ -51,7 +49,7 @@ class TowerError:
 
     Attributes:
         rig: the tower.
-        target: float embeddings by batch, normalised.
+        lessons: samples and the embeddings that they are to have, by the number of a batch.
         others: float embeddings ``(n, dim)`` of the other tower.
         scale: factor from cosine to logit.
         distance: what 1 - cosine counts; the divergence of the probabilities over ``others``
@@ -59,21 +57,15 @@ class TowerError:
     """
 
     rig: Rig
-    target: Sequence[Tensor]
+    lessons: Lessons
     others: Tensor
     scale: float
     distance: float
 
     def __call__(self, number: int) -> Tensor:
         """The error of one batch."""
-        found = F.normalize(self.rig.encode(self.rig.samples[number]), dim=-1)
-        wanted = self.target[number]
+        samples, wanted = self.lessons(number)
+        found = F.normalize(self.rig.encode(samples).float(), dim=-1)
         own, other = ((self.scale * x @ self.others.T).log_softmax(-1) for x in (found, wanted))
         divergence = F.kl_div(own, other, reduction="batchmean", log_target=True)
         return divergence + self.distance * (1 - (found * wanted).sum(-1)).mean()
-
-
-def embeddings(rig: Rig) -> list[Tensor]:
-    """Normalised float embeddings of a tower's samples, by batch."""
-    with switched(rig.points.values(), False), torch.no_grad():
-        return [F.normalize(rig.encode(batch), dim=-1) for batch in rig.samples]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from qkit.calibration.weights import LearnedWeight, applied, dropping
+from qkit.precision import half_products
 from qkit.progress import Advance
 
 MOMENTA = (0.9, 0.99)  # Adam's: runs are short, so the second moment must not lag
@@ -45,12 +46,13 @@ class Training:
         """Lower ``loss``, of the number of a batch, by moving ``weights``."""
         adam = torch.optim.Adam(self._groups(weights), betas=MOMENTA)
         fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(1, self.iterations))
-        layers = [weight.layer for weight in weights]
+        layers, device = [weight.layer for weight in weights], weights[0].latent.device
         with torch.enable_grad(), _seeded(self.seed), dropping(layers, self.dropped):
             for number in self._order(batches):
                 adam.zero_grad()
                 with applied(weights):
-                    found = loss(number)
+                    with half_products(device):
+                        found = loss(number)
                     found.backward()
                 adam.step()
                 fall.step()
