@@ -64,10 +64,16 @@ READY = tuple(
     for bits in ("W4A4", "W4A8", "W6A6", "W8A8")
     for kind in ("fast", "best-ptq", "best")
 )
-SCENES = tuple(
-    Line(f"{bits} {kind}, scenes alone", f"{bits.lower()}-{kind}", bed="testbed")
-    for bits in ("W4A4", "W4A8", "W6A6", "W8A8")
-    for kind in ("best-ptq", "best")
+BLOCKS = (
+    "data.samples=512",
+    *(f"reconstruction.{o}" for o in ("samples=512", "iterations=192", "crops=1", "tower=0")),
+)
+SCENES = (
+    *(
+        Line(f"{bits} best-ptq, scenes alone", f"{bits.lower()}-best-ptq", bed="testbed")
+        for bits in ("W4A4", "W4A8", "W6A6", "W8A8")
+    ),
+    Line("W4A8 best-ptq, then blocks, scenes alone", "w4a8-best", BLOCKS, bed="testbed"),
 )
 PLAIN = (NO_TRANSFORM, NO_ROUNDING)
 ABLATION = (
@@ -86,8 +92,10 @@ ABLATION = (
     Line("W4A4 best-ptq, ridge 0.1", "w4a4-best-ptq", ("rounding.ridge=0.1",)),
     Line("W4A4 best-ptq, bias corrected", "w4a4-best-ptq", ("rounding.bias=true",)),
     Line("W4A4 best, uniform weights", "w4a4-best", ('rule.0.weight.grid="uniform"',)),
-    Line("W4A4 best, then towers", "w4a4-best", ("reconstruction.tower=256",)),
-    Line("W4A4 best, inputs half rounded", "w4a4-best", ("reconstruction.dropped=0.5",)),
+    Line("W4A4 best-ptq, then blocks", "w4a4-best", BLOCKS),
+    Line("W4A8 best-ptq, then blocks", "w4a8-best", BLOCKS),
+    Line("W4A4 best, blocks before", "w4a4-best", ("reconstruction.iterations=192",)),
+    Line("W4A4 best, a quarter of the steps", "w4a4-best", ("reconstruction.tower=192",)),
     Line("W4A4 best, no crops", "w4a4-best", ("reconstruction.crops=0",)),
 )
 LINES = (*READY, *SCENES, *ABLATION)
