@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from calibrators.reconstruction.halfway import Halfway
 from calibrators.reconstruction.lessons import embeddings, lessons
 from calibrators.reconstruction.objectives import BlockError, TowerError
 from calibrators.reconstruction.training import Training
@@ -138,7 +139,7 @@ class _Tower:
         """Learn all weights of the tower together."""
         layers = [*self.rig.outside, *(la for stage in self.rig.stages for la in stage.layers)]
         options = self.options
-        seen = lessons(self.rig, target, options.crops, options.seed)
+        seen = lessons(self.rig, target, options.crops)
         error = TowerError(self.rig, seen, others, scale, options.distance)
         steps = (options.tower, options.tower_rate, options.tower_fine)
         return self._learned(self.rig.tower, layers, Training(*steps, 0.0, options.seed), error)
@@ -156,7 +157,8 @@ class _Tower:
             weights = open_weights(layers)
             points = dict.fromkeys(point for layer in layers for point in layer.points)
             with switched(points, True):
-                training.run(weights, len(self.rig.samples), error, self.advance)
+                halfway = Halfway(self.memory, f"{name}.halfway")
+                training.run(weights, len(self.rig.samples), error, self.advance, halfway)
             found = {weight.point.point: weight.rounded() for weight in weights}
             self.memory.keep(name, as_tensors(found))
         else:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Tensor
 
 from calibrators.reconstruction.views import crops
 from qkit.calibration.bench import Rig
@@ -30,33 +30,34 @@ def embeddings(rig: Rig) -> list[Tensor]:
     return [embedding(rig, batch) for batch in rig.samples]
 
 
-def lessons(rig: Rig, targets: Sequence[Tensor], crops: int, seed: int) -> Lessons:
+def lessons(rig: Rig, targets: Sequence[Tensor], crops: int) -> Lessons:
     """What a tower learns from.
 
     Args:
         rig: the tower.
         targets: float embeddings of its samples.
         crops: of an image for each time it is seen as it is; texts have none.
-        seed: of the crops.
     """
     if rig.tower != "image" or not crops:
         return lambda number: (rig.samples[number], targets[number])
-    return Cropped(rig, targets, crops / (crops + 1), torch.Generator().manual_seed(seed))
+    return Cropped(rig, targets, crops / (crops + 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Cropped:
-    """Images as they are, or, as often as ``share`` says, crops that are drawn anew each time."""
+    """Images as they are, or, as often as ``share`` says, crops that are drawn anew each time.
+
+    Chance is torch's own (CPU), which a training seeds and, interrupted, keeps.
+    """
 
     rig: Rig
     targets: Sequence[Tensor]
     share: float
-    generator: Generator
 
     def __call__(self, number: int) -> tuple[Tensor, Tensor]:
         """See ``Lessons``."""
         images = self.rig.samples[number]
-        if float(torch.rand((), generator=self.generator)) >= self.share:
+        if float(torch.rand(())) >= self.share:
             return images, self.targets[number]
-        found = crops(images, self.generator)
+        found = crops(images)
         return found, embedding(self.rig, found)

@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 
+from calibrators.reconstruction.halfway import NOWHERE, Halfway
 from qkit.calibration.weights import LearnedWeight, applied, dropping
 from qkit.precision import half_products
 from qkit.progress import Advance
@@ -42,26 +45,40 @@ class Training:
         batches: int,
         loss: Callable[[int], Tensor],
         advance: Advance,
+        halfway: Halfway = NOWHERE,
     ) -> None:
         """Lower ``loss``, of the number of a batch, by moving ``weights``."""
         adam = torch.optim.Adam(self._groups(weights), betas=MOMENTA)
-        fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(1, self.iterations))
+        learned = [tensor for group in adam.param_groups for tensor in group["params"]]
         layers, device = [weight.layer for weight in weights], weights[0].latent.device
         with torch.enable_grad(), _seeded(self.seed), dropping(layers, self.dropped):
-            for number in self._order(batches):
+            start = halfway.recall(adam, learned)
+            if start:
+                advance(start)
+            for done, number in islice(enumerate(self._order(batches)), start, None):
+                self._fall(adam, done)
                 adam.zero_grad()
                 with applied(weights):
                     with half_products(device):
                         found = loss(number)
                     found.backward()
                 adam.step()
-                fall.step()
+                halfway.keep(done + 1, adam, learned)
                 advance(1, loss=float(found.detach()))
+
+    def _fall(self, adam: torch.optim.Adam, done: int) -> None:
+        """Let the step sizes fall along half a cosine."""
+        left = (1 + math.cos(math.pi * done / self.iterations)) / 2
+        for group in adam.param_groups:
+            group["lr"] = left * group["start"]
 
     def _groups(self, weights: Sequence[LearnedWeight]) -> list[dict[str, object]]:
         latents = [weight.latent for weight in weights]
         others = [t for weight in weights for t in (weight.growth, weight.correction)]
-        return [{"params": latents, "lr": self.rate}, {"params": others, "lr": self.fine}]
+        return [
+            {"params": tensors, "lr": rate, "start": rate}
+            for tensors, rate in ((latents, self.rate), (others, self.fine))
+        ]
 
     def _order(self, batches: int) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed)

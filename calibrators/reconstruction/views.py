@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 LEAST = 0.35  # of an image's side: what a crop shows at least
 
 
-def crops(pixels: Tensor, generator: Generator) -> Tensor:
+def crops(pixels: Tensor, generator: Generator | None = None) -> Tensor:
     """One random crop of every image, brought back to its size.
 
     Objects in the middle of a picture become large and blurred, as thumbnails are: weights that are
@@ -19,12 +19,12 @@ def crops(pixels: Tensor, generator: Generator) -> Tensor:
 
     Args:
         pixels: ``(N, 3, H, W)``.
-        generator: on the CPU.
+        generator: on the CPU; None for torch's own.
     """
     return torch.cat([_crop(image, generator) for image in pixels.split(1)])
 
 
-def _crop(image: Tensor, generator: Generator) -> Tensor:
+def _crop(image: Tensor, generator: Generator | None) -> Tensor:
     share, down, across, side = torch.rand(4, generator=generator).tolist()
     full = image.shape[-2:]
     height, width = (max(1, round((LEAST + (1 - LEAST) * share) * size)) for size in full)

@@ -22,6 +22,7 @@ from qkit.nn.tensor_quantizer import Mode
 from qkit.p4q.config import P4QConfig
 from qkit.p4q.trainer import Parts
 from qkit.pipeline.evaluate import Pair
+from qkit.precision import half_products
 
 Texts = Callable[[Tensor, int], Tensor]
 """From samples and epoch to normalised text features ``(texts, dim)``."""
@@ -109,17 +110,9 @@ def _prompted(
     parts: Parts, encoder: Callable[[Tensor, int], Encoder], samples: Tensor, epoch: int
 ) -> Tensor:
     assert parts.prompt is not None
-    with mixed_precision(parts.prompt.context.device):
+    with half_products(parts.prompt.context.device):  # adapter, logits and loss stay in float32
         found: Tensor = parts.prompt(encoder(samples, epoch))
     return found
-
-
-def mixed_precision(device: torch.device) -> torch.autocast:
-    """Half precision where the device is made for it, for the text tower alone.
-
-    Parameters, adapter, logits and loss stay in float32.
-    """
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def _in_float(clip: ClipModel, texts: Texts, samples: Tensor, epoch: int) -> Tensor:

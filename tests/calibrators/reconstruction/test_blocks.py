@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from calibrators.minmax import MinMax
+from calibrators.reconstruction import halfway
 from calibrators.reconstruction.blocks import Blocks
 from calibrators.rounding.gptq import Gptq
 from qkit.calibration.bench import Bench
@@ -143,6 +144,27 @@ class Stopped(Exception):
     """Somebody pressed Ctrl-C."""
 
 
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_interrupted_within_a_tower_it_goes_on_to_the_same_result(calibrated, tower, monkeypatch):
+    monkeypatch.setattr(halfway, "EVERY", 5)
+    whole = QUICK.reconstruct(calibrated().bench, Forgetful(), silent)
+    memory = Notebook()
+
+    def interrupt(count, **figures):
+        kept = memory.get(f"{tower}.halfway")
+        if kept is not None and int(kept["done"]) == 15:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        QUICK.reconstruct(calibrated().bench, memory, interrupt)
+    assert tower not in memory
+    again = QUICK.reconstruct(calibrated().bench, memory, silent)
+    for point, weight in whole.items():
+        assert torch.equal(weight.rounding.levels, again[point].rounding.levels)
+        assert torch.equal(weight.qparams.scale, again[point].qparams.scale)
+        assert torch.equal(weight.rounding.correction, again[point].rounding.correction)
+
+
 @pytest.mark.parametrize("kept", [1, 3, 5])
 def test_interrupted_it_goes_on_to_the_same_result(calibrated, kept):
     whole = QUICK.reconstruct(calibrated().bench, Forgetful(), silent)
@@ -176,6 +198,7 @@ def test_progress_counts_every_step(calibrated):
         ({"samples": 0}, "samples = 0 is not possible. Use 1 or more"),
         ({"batch": 0}, "batch = 0 is not possible. Use 1 or more"),
         ({"tower": -1}, "tower = -1 is not possible. Use 0 or more"),
+        ({"tower_fine": -1.0}, "tower_fine = -1.0 is not possible. Use a positive number"),
         ({"rate": 0}, "rate = 0 is not possible. Use a positive number"),
         ({"dropped": 1.0}, "dropped = 1.0 is not possible. Use 0, or more and less than 1"),
         ({"samplse": 1}, "no option 'samplse'"),

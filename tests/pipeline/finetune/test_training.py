@@ -3,6 +3,7 @@
 """What is learned from what: the teacher is the float model, caches change nothing."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -48,17 +49,19 @@ def test_features_kept_or_made_anew_train_the_same(finetune, request, data):
 
 
 def test_half_precision_is_for_the_text_tower_and_gives_nearly_the_same(tiny, classes, monkeypatch):
-    """As on a device that is made for it, here on the processor and without rounding."""
+    """As on a device that is made for it and on one that is not, here without rounding."""
     dataset = draw_training(open_dataset(parse_source(classes)), 3, 0)
 
     def curve():
         return tune(prepare(tiny).clip, dataset, QUICK, Forgetful(), Silent()).curve
 
-    def half(device):
-        return torch.autocast(device.type, torch.bfloat16)
+    def products(half):
+        autocast = partial(torch.autocast, dtype=torch.bfloat16, enabled=half)
+        monkeypatch.setattr(step_texts, "half_products", lambda device: autocast(device.type))
 
+    products(half=False)
     exact = curve()
-    monkeypatch.setattr(step_texts, "mixed_precision", half)
+    products(half=True)
     found = curve()
     assert found != exact
     for one, other in zip(found, exact, strict=True):
