@@ -92,12 +92,14 @@ def rows(title: str, found: dict[str, Found], dataset: Dataset) -> list[list[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--on", choices=BEDS, default="demo", help="model and data")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", QkitWarning)
     bed, lines = BEDS[args.on], []
     dataset = open_evaluation(bed.evaluations[0])
-    for title, recipe in RUNS.items():
+    for title in args.runs:
+        recipe = RUNS[title]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "run"
             store(bed, recipe, path)
