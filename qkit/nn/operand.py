@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 MIDDLE = 128  # the zero point of what is made of int8
@@ -29,6 +30,24 @@ class Operand(NamedTuple):
     scale: float | Tensor
     zero: int
     excess: Tensor | None = None
+
+
+def nearest_levels(x: Tensor, inverse: float, zero: int) -> Tensor:
+    """``x`` on a grid of unsigned integers that is not cut yet, in the order of oneDNN's kernel.
+
+    The zero point joins before rounding; another order rounds some values to the level beside.
+
+    Args:
+        x: float32.
+        inverse: of the scale, see ``inverse_of``.
+        zero: zero point.
+    """
+    return torch.mul(x, inverse).add_(zero).round_()
+
+
+def inverse_of(scale: float) -> float:
+    """The reciprocal as float32 has it."""
+    return (1.0 / torch.tensor(scale, dtype=torch.float32)).item()
 
 
 class Rounder(Protocol):

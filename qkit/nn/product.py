@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from qkit.nn.integers import IntegerWeight
-from qkit.nn.operand import Move, Operand
+from qkit.nn.operand import Move, Operand, inverse_of, nearest_levels
 
 LARGEST = 255  # magnitude of an operand's integers
 WHOLE = 1 << 24  # up to where float32 holds all integers
@@ -102,7 +102,8 @@ class ExactProduct:
             result = torch.nn.functional.gelu(result)
         if target is None:
             return result
-        return (result / target.scale).round_().add_(target.zero).clamp_(0, 255).to(torch.uint8)
+        levels = nearest_levels(result, inverse_of(target.scale), target.zero)
+        return levels.clamp_(0, LARGEST).to(torch.uint8)
 
     def _accumulated(self, operand: Operand) -> Tensor:
         """The sums, ``(rows, out)``, exact, of any type."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qkit.grids.normal import LARGEST, ScaledCodebook, scaled_codebook
-from qkit.nn.operand import MIDDLE, Move, Operand, Rounder
+from qkit.nn.operand import MIDDLE, Move, Operand, Rounder, inverse_of, nearest_levels
 from qkit.nn.tensor_quantizer import TensorQuantizer
 from qkit.numerics import EPS, token_qparams
 from qkit.spec import Granularity, GridKind, QuantSpec
@@ -46,7 +46,7 @@ class _OfPoint(ABC):
 class StaticRounder(_OfPoint):
     """One scale for the whole input, fixed by calibration.
 
-    It divides by the scale, as the kernel does that rounds its output for the next layer.
+    It rounds as the kernel does that rounds its output for the next layer.
 
     Attributes:
         scale: of a step.
@@ -57,13 +57,14 @@ class StaticRounder(_OfPoint):
         super().__init__(point)
         q, spec = point.qparams, point.spec
         self.scale = q.scale.item()
+        self.inverse = inverse_of(self.scale)
         self.zero = int(q.zero_point) - spec.quant_min
         self.largest = spec.quant_max - spec.quant_min
 
     def whole(self, x: Tensor) -> Operand:
         """The same as whole numbers in float32, the zero point taken off."""
-        levels = torch.div(self.point.coordinates(x), self.scale).round_()
-        return Operand(levels.clamp_(-self.zero, self.largest - self.zero), self.scale, 0)
+        levels = nearest_levels(self.point.coordinates(x), self.inverse, self.zero)
+        return Operand(levels.clamp_(0, self.largest).sub_(self.zero), self.scale, 0)
 
 
 class TokenRounder(_OfPoint):
