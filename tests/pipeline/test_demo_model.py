@@ -15,7 +15,7 @@ from qkit.recipe import load_recipe, parse_recipe
 FEW = qkit.Overrides(samples=64)
 QUICK = {
     "rounding": {"samples": 16, "iterations": 20},
-    "reconstruction": {"samples": 32, "iterations": 4},
+    "reconstruction": {"samples": 32, "iterations": 4, "tower": 4},
 }
 
 
