@@ -75,6 +75,7 @@ SCENES = (
     ),
     Line("W4A8 best-ptq, then blocks, scenes alone", "w4a8-best", BLOCKS, bed="testbed"),
 )
+EMBEDDINGS = ("reconstruction.streams=0.0", "reconstruction.tower_rate=3e-3")
 PLAIN = (NO_TRANSFORM, NO_ROUNDING)
 ABLATION = (
     Line("W4A4 mse alone", "w4a4-best-ptq", PLAIN),
@@ -97,6 +98,10 @@ ABLATION = (
     Line("W4A4 best, blocks before", "w4a4-best", ("reconstruction.iterations=192",)),
     Line("W4A4 best, a quarter of the steps", "w4a4-best", ("reconstruction.tower=192",)),
     Line("W4A4 best, no crops", "w4a4-best", ("reconstruction.crops=0",)),
+    *(
+        Line(f"{bits} best, embeddings alone", f"{bits.lower()}-best", EMBEDDINGS)
+        for bits in ("W4A4", "W4A8")
+    ),
 )
 LINES = (*READY, *SCENES, *ABLATION)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from calibrators.reconstruction.halfway import Halfway
-from calibrators.reconstruction.lessons import embeddings, lessons
+from calibrators.reconstruction.lessons import float_passage, views
 from calibrators.reconstruction.objectives import BlockError, TowerError
 from calibrators.reconstruction.training import Training
 from calibrators.reconstruction.views import crops
@@ -45,6 +45,7 @@ class Blocks:
         tower_fine: as ``fine``, in towers.
         dropped: share of values of inputs that stay unrounded at random (QDrop), in blocks.
         distance: what 1 - cosine of an embedding counts beside the divergence.
+        streams: what the error of the streams behind the blocks counts beside both.
         crops: how many random crops of each image are learned from beside it; towers see new ones
             every time.
         seed: of the batches' order, and of the crops.
@@ -60,6 +61,7 @@ class Blocks:
     tower_fine: float = 1e-3
     dropped: float = 0.0
     distance: float = 10.0
+    streams: float = 30.0
     crops: int = 1
     seed: int = 0
 
@@ -87,17 +89,23 @@ class Blocks:
     ) -> Mapping[PointId, RoundedWeight]:
         """Learned weights of all layers but token tables, by the weight's point."""
         rigs = bench.rigs("block", self.samples, batch=self.batch, keep=True)
-        targets = [embeddings(rig) if self.tower else [] for rig in rigs]
+        others = [self._embeddings(rig) for rig in reversed(rigs)]  # there are two
         found: dict[PointId, RoundedWeight] = {}
-        for rig, target, other in zip(rigs, targets, reversed(targets), strict=True):
+        for rig, other in zip(rigs, others, strict=True):
             if not rig.samples:
                 continue
             with frozen([rig]):
                 found |= _Tower(self, self._with_crops(rig), memory, advance).blocks()
                 if self.tower:
                     learning = _Tower(self, rig, memory, advance)
-                    found |= learning.whole(target, torch.cat(other), bench.logit_scale)
+                    found |= learning.whole(other, bench.logit_scale)
         return found
+
+    def _embeddings(self, rig: Rig) -> Tensor:
+        """Float embeddings ``(n, dim)`` of all samples, for the other tower to be compared with."""
+        seen = rig.samples if self.tower else []
+        found = [float_passage(rig, batch).embedding for batch in seen]
+        return torch.cat(found) if found else torch.empty(0)
 
     def _with_crops(self, rig: Rig) -> Rig:
         if rig.tower != "image" or not self.iterations:
@@ -133,14 +141,12 @@ class _Tower:
             stream = rig.run([stage], stream, quantized=True)
         return found
 
-    def whole(
-        self, target: Sequence[Tensor], others: Tensor, scale: float
-    ) -> dict[PointId, RoundedWeight]:
+    def whole(self, others: Tensor, scale: float) -> dict[PointId, RoundedWeight]:
         """Learn all weights of the tower together."""
         layers = [*self.rig.outside, *(la for stage in self.rig.stages for la in stage.layers)]
         options = self.options
-        seen = lessons(self.rig, target, options.crops)
-        error = TowerError(self.rig, seen, others, scale, options.distance)
+        seen = views(self.rig, options.crops)
+        error = TowerError(self.rig, seen, others, scale, options.distance, options.streams)
         steps = (options.tower, options.tower_rate, options.tower_fine)
         return self._learned(self.rig.tower, layers, Training(*steps, 0.0, options.seed), error)
 

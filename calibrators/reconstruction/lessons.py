@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The qkit authors
-"""What a tower learns from: samples, and the float embeddings that they are to have."""
+"""What a tower learns from: samples, and what the float model makes of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,35 +13,65 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calibrators.reconstruction.views import crops
-from qkit.calibration.bench import Rig
+from qkit.calibration.bench import Rig, Stream
 from qkit.calibration.running import switched
 
-Lessons = Callable[[int], tuple[Tensor, Tensor]]
-"""By the number of a batch: samples, and their normalised float embeddings ``(N, dim)``."""
+Samples = Callable[[int], Tensor]
+"""Samples by the number of a batch."""
 
 
-def embedding(rig: Rig, samples: Tensor) -> Tensor:
-    """Normalised float embeddings ``(N, dim)`` of a batch of a tower's samples."""
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """What a tower makes of a batch of samples.
+
+    Attributes:
+        ends: the residual stream behind every block, ``(..., width)``; none where blocks do not
+            simply follow each other.
+        embedding: normalised ``(N, dim)``.
+    """
+
+    ends: Stream
+    embedding: Tensor
+
+
+def passage(rig: Rig, samples: Tensor) -> Passage:
+    """Send samples through a tower, its points as they are switched."""
+    with _ends(rig) as ends:
+        embedding = F.normalize(rig.encode(samples).float(), dim=-1)
+    return Passage(ends, embedding)
+
+
+def float_passage(rig: Rig, samples: Tensor) -> Passage:
+    """Send samples through the float tower, without gradients."""
     with switched(rig.points.values(), False), torch.no_grad():
-        return F.normalize(rig.encode(samples).float(), dim=-1)
+        return passage(rig, samples)
 
 
-def embeddings(rig: Rig) -> list[Tensor]:
-    """Those of all samples, by batch."""
-    return [embedding(rig, batch) for batch in rig.samples]
+@contextmanager
+def _ends(rig: Rig) -> Iterator[Stream]:
+    """Collect the stream behind every block."""
+    ends: Stream = []
+    handles = [
+        stage.module.register_forward_hook(lambda _, __, output: ends.append(output))
+        for stage in rig.stages
+    ]
+    try:
+        yield ends
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
-def lessons(rig: Rig, targets: Sequence[Tensor], crops: int) -> Lessons:
-    """What a tower learns from.
+def views(rig: Rig, crops: int) -> Samples:
+    """What a tower sees of its samples.
 
     Args:
         rig: the tower.
-        targets: float embeddings of its samples.
         crops: of an image for each time it is seen as it is; texts have none.
     """
     if rig.tower != "image" or not crops:
-        return lambda number: (rig.samples[number], targets[number])
-    return Cropped(rig, targets, crops / (crops + 1))
+        return rig.samples.__getitem__
+    return Cropped(rig.samples, crops / (crops + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +81,10 @@ class Cropped:
     Chance is torch's own (CPU), which a training seeds and, interrupted, keeps.
     """
 
-    rig: Rig
-    targets: Sequence[Tensor]
+    images: Stream
     share: float
 
-    def __call__(self, number: int) -> tuple[Tensor, Tensor]:
-        """See ``Lessons``."""
-        images = self.rig.samples[number]
-        if float(torch.rand(())) >= self.share:
-            return images, self.targets[number]
-        found = crops(images)
-        return found, embedding(self.rig, found)
+    def __call__(self, number: int) -> Tensor:
+        """See ``Samples``."""
+        images = self.images[number]
+        return crops(images) if float(torch.rand(())) < self.share else images

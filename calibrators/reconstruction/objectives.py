@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The qkit authors
-"""What is minimised: the error at the end of a block, and that of the embedding."""
+"""What is minimised: the error at the end of a block, and that of a tower."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calibrators.reconstruction.lessons import Lessons
+from calibrators.reconstruction.lessons import Samples, float_passage, passage
 from qkit.calibration.bench import Rig, Stream
 from qkit.calibration.importance import Importance
 from qkit.graph.stages import Stage
@@ -45,27 +46,67 @@ class BlockError:
 
 @dataclass(frozen=True, slots=True)
 class TowerError:
-    """How far a tower's embedding is from the float one.
+    """How far a tower is from the float one: its embedding, and the stream behind every block.
 
     Attributes:
         rig: the tower.
-        lessons: samples and the embeddings that they are to have, by the number of a batch.
+        samples: what is learned from, by the number of a batch.
         others: float embeddings ``(n, dim)`` of the other tower.
         scale: factor from cosine to logit.
         distance: what 1 - cosine counts; the divergence of the probabilities over ``others``
             counts 1.
+        streams: what ``stream_error`` counts, mean over the blocks.
     """
 
     rig: Rig
-    lessons: Lessons
+    samples: Samples
     others: Tensor
     scale: float
     distance: float
+    streams: float
 
     def __call__(self, number: int) -> Tensor:
         """The error of one batch."""
-        samples, wanted = self.lessons(number)
-        found = F.normalize(self.rig.encode(samples).float(), dim=-1)
+        samples = self.samples(number)
+        wanted, found = float_passage(self.rig, samples), passage(self.rig, samples)
+        error = self._of_embedding(found.embedding, wanted.embedding)
+        if not self.streams or not found.ends:
+            return error
+        ended = None if samples.is_floating_point() else ended_tokens(samples)
+        errors = [
+            stream_error(own, other, ended)
+            for own, other in zip(found.ends, wanted.ends, strict=True)
+        ]
+        return error + self.streams * torch.stack(errors).mean()
+
+    def _of_embedding(self, found: Tensor, wanted: Tensor) -> Tensor:
         own, other = ((self.scale * x @ self.others.T).log_softmax(-1) for x in (found, wanted))
         divergence = F.kl_div(own, other, reduction="batchmean", log_target=True)
         return divergence + self.distance * (1 - (found * wanted).sum(-1)).mean()
+
+
+def stream_error(found: Tensor, wanted: Tensor, ended: Tensor | None = None) -> Tensor:
+    """Mean squared difference of two residual streams, each token normalised as a LayerNorm does.
+
+    So massive tokens count as others do, and 2 (1 - correlation) is what a token adds. An embedding
+    tells one vector a sample of what went wrong, streams tell it of every token, where it happened:
+    features as distillation has them (FitNets, arXiv 1412.6550).
+
+    Args:
+        found: ``(N, tokens, width)``, or ``(tokens, N, width)``.
+        wanted: of the same shape.
+        ended: ``(N, tokens)``, True behind the end of a text: nothing reads these.
+    """
+    width = found.shape[-1:]
+    off = F.layer_norm(found.float(), width) - F.layer_norm(wanted.float(), width)
+    errors = off.square().mean(-1)
+    if ended is None:
+        return errors.mean()
+    read = ~(ended if errors.shape == ended.shape else ended.T)
+    return errors[read].mean()
+
+
+def ended_tokens(tokens: Tensor) -> Tensor:
+    """Where the zeros begin that pad texts ``(N, tokens)``; True there."""
+    last = tokens.ne(0).flip(1).cumsum(1).flip(1)
+    return last == 0
