@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from calibrators.reconstruction.halfway import Halfway
-from calibrators.reconstruction.lessons import float_passage, views
 from calibrators.reconstruction.objectives import BlockError, TowerError
+from calibrators.reconstruction.passage import float_passage
 from calibrators.reconstruction.training import Training
-from calibrators.reconstruction.views import crops
+from calibrators.reconstruction.views import crops, views
 from qkit.calibration.bench import Bench, Rig
 from qkit.calibration.importance import measure_importance
 from qkit.calibration.learn import frozen

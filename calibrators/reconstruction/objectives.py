@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calibrators.reconstruction.lessons import Samples, float_passage, passage
+from calibrators.reconstruction.passage import float_passage, passage
+from calibrators.reconstruction.views import Samples
 from qkit.calibration.bench import Rig, Stream
 from qkit.calibration.importance import Importance
 from qkit.graph.stages import Stage

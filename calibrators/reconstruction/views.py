@@ -4,9 +4,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
+
+from qkit.calibration.bench import Rig, Stream
+
+Samples = Callable[[int], Tensor]
+"""Samples by the number of a batch."""
 
 LEAST = 0.35  # of an image's side: what a crop shows at least
 
@@ -35,3 +43,31 @@ def _crop(image: Tensor, generator: Generator | None) -> Tensor:
     low, high = torch.aminmax(image)  # bicubic interpolation overshoots
     shape = (full[0], full[1])
     return F.interpolate(part, shape, mode="bicubic", antialias=True).clamp(low, high)
+
+
+def views(rig: Rig, each: int) -> Samples:
+    """What a tower sees of its samples.
+
+    Args:
+        rig: the tower.
+        each: crops of an image for each time it is seen as it is; texts have none.
+    """
+    if rig.tower != "image" or not each:
+        return rig.samples.__getitem__
+    return Cropped(rig.samples, each / (each + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Cropped:
+    """Images as they are, or, as often as ``share`` says, crops that are drawn anew each time.
+
+    Chance is torch's own (CPU), which a training seeds and, interrupted, keeps.
+    """
+
+    images: Stream
+    share: float
+
+    def __call__(self, number: int) -> Tensor:
+        """See ``Samples``."""
+        images = self.images[number]
+        return crops(images) if float(torch.rand(())) < self.share else images

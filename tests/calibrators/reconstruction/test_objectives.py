@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibrators.reconstruction import objectives
-from calibrators.reconstruction.lessons import Passage
 from calibrators.reconstruction.objectives import TowerError, ended_tokens, stream_error
+from calibrators.reconstruction.passage import Passage
 
 
 def draw(*shape, seed=0):

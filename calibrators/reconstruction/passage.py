@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The qkit authors
-"""What a tower learns from: samples, and what the float model makes of them."""
+"""What a tower makes of samples on their way: the float one, or the one that learns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,12 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calibrators.reconstruction.views import crops
 from qkit.calibration.bench import Rig, Stream
 from qkit.calibration.running import switched
-
-Samples = Callable[[int], Tensor]
-"""Samples by the number of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,31 +56,3 @@ def _ends(rig: Rig) -> Iterator[Stream]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def views(rig: Rig, crops: int) -> Samples:
-    """What a tower sees of its samples.
-
-    Args:
-        rig: the tower.
-        crops: of an image for each time it is seen as it is; texts have none.
-    """
-    if rig.tower != "image" or not crops:
-        return rig.samples.__getitem__
-    return Cropped(rig.samples, crops / (crops + 1))
-
-
-@dataclass(frozen=True, slots=True)
-class Cropped:
-    """Images as they are, or, as often as ``share`` says, crops that are drawn anew each time.
-
-    Chance is torch's own (CPU), which a training seeds and, interrupted, keeps.
-    """
-
-    images: Stream
-    share: float
-
-    def __call__(self, number: int) -> Tensor:
-        """See ``Samples``."""
-        images = self.images[number]
-        return crops(images) if float(torch.rand(())) < self.share else images
