@@ -35,6 +35,22 @@ class Requantized(NamedTuple):
     largest: int
 
 
+class Finish(NamedTuple):
+    """What follows the sums of products: ``scale``, the weight's scales, bias, activation.
+
+    Attributes:
+        scale: of the operand, or 1 where its rows have scales of their own.
+        bias: ``(out,)``.
+        activation: "none" or "gelu".
+        target: how the output is rounded; None leaves it in float32.
+    """
+
+    scale: float = 1.0
+    bias: Tensor | None = None
+    activation: str = "none"
+    target: Requantized | None = None
+
+
 class ExactProduct:
     """A weight with its bias, multiplied as floats."""
 
@@ -48,13 +64,13 @@ class ExactProduct:
     def sums(self) -> Tensor:
         """Row sums of the weight, ``(out,)``; only rows with zero points of their own need them."""
         one = torch.ones(1, self.inner, dtype=torch.uint8, device=self.scale.device)
-        return self._run(Operand(one, 1.0, 0), 1.0, None, None, "none")[0]
+        return self._run(Operand(one, 1.0, 0), Finish())[0]
 
     def __call__(self, operand: Operand, activation: str = "none") -> Tensor:
         """``(rows, in)`` to float32 ``(rows, out)``, ``activation`` applied ("none" or "gelu")."""
         if isinstance(operand.scale, float):
-            return self._run(operand, operand.scale, self.bias, None, activation)
-        result = self._run(operand, 1.0, None, None, "none")
+            return self._run(operand, Finish(operand.scale, self.bias, activation))
+        result = self._run(operand, Finish())
         if operand.excess is not None:
             result.addr_(operand.excess, self.sums, alpha=-1)
         if self.bias is None:
@@ -66,7 +82,7 @@ class ExactProduct:
     def requantized(self, operand: Operand, target: Requantized, activation: str) -> Operand:
         """The same in integers; ``operand`` has one scale for all rows."""
         assert isinstance(operand.scale, float)
-        values = self._run(operand, operand.scale, self.bias, target, activation)
+        values = self._run(operand, Finish(operand.scale, self.bias, activation, target))
         if target.largest < LARGEST:
             values.clamp_(max=target.largest)
         return Operand(values, target.scale, target.zero)
@@ -83,23 +99,17 @@ class ExactProduct:
     def _pack(values: Tensor) -> Tensor:
         return values
 
-    def _run(
-        self,
-        operand: Operand,
-        scale: float,
-        bias: Tensor | None,
-        target: Requantized | None,
-        activation: str,
-    ) -> Tensor:
-        """``(rows, out)``, in float32 or, rounded for ``target``, in bytes."""
+    def _run(self, operand: Operand, finish: Finish) -> Tensor:
+        """``(rows, out)``, in float32 or, rounded for a target, in bytes."""
         result = self._accumulated(operand).float()
-        if scale != 1.0:
-            result *= scale
+        if finish.scale != 1.0:
+            result *= finish.scale
         result *= self.scale
-        if bias is not None:
-            result += bias
-        if activation == "gelu":
+        if finish.bias is not None:
+            result += finish.bias
+        if finish.activation == "gelu":
             result = torch.nn.functional.gelu(result)
+        target = finish.target
         if target is None:
             return result
         levels = nearest_levels(result, inverse_of(target.scale), target.zero)

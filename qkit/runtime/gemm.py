@@ -17,7 +17,7 @@ from torch import Tensor
 from qkit.errors import ModelError
 from qkit.nn.integers import IntegerWeight
 from qkit.nn.operand import Move, Operand
-from qkit.nn.product import ExactProduct, Requantized
+from qkit.nn.product import ExactProduct, Finish
 
 
 class Gemm(ExactProduct):
@@ -47,27 +47,21 @@ class Gemm(ExactProduct):
         packed: Tensor = torch.ops.onednn.qlinear_prepack(values.contiguous(), None)
         return packed
 
-    def _run(
-        self,
-        operand: Operand,
-        scale: float,
-        bias: Tensor | None,
-        target: Requantized | None,
-        activation: str,
-    ) -> Tensor:
+    def _run(self, operand: Operand, finish: Finish) -> Tensor:
+        target = finish.target
         to_scale, to_zero = (1.0, 0) if target is None else target[:2]
         result: Tensor = torch.ops.onednn.qlinear_pointwise(
             operand.values.contiguous(),
-            scale,
+            finish.scale,
             operand.zero,
             self.packed,
             self.scale,
             self.zeros,
-            bias,
+            finish.bias,
             to_scale,
             to_zero,
             torch.float32 if target is None else torch.uint8,
-            activation,
+            finish.activation,
             [],
             "none",
         )
