@@ -3,7 +3,11 @@
 """Every mistake gets one line: fact, value, remedy; an exit code; and nothing half-written."""
 
 import json
+import os
 import shutil
+import signal
+import sys
+import time
 
 import pytest
 import torch
@@ -12,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import qkit.artifact.folder
 import qkit.pipeline.steps
+from qkit.cli import main
 from tests.cli.conftest import one_line_error
 
 
@@ -175,6 +180,24 @@ def test_interrupt_leaves_nothing(qkit, calibrate_args, tmp_path, monkeypatch, w
     result = qkit(*calibrate_args, f"--out={tmp_path / 'run'}")
     assert result.exit_code == 130
     assert "interrupted" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_that_the_system_stops_leaves_nothing(calibrate_args, tmp_path, monkeypatch, capsys):
+    def stop(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)  # it does not come to that
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(qkit_folder(), "save_file", stop)
+    monkeypatch.setattr(sys, "argv", ["qkit", *calibrate_args, f"--out={tmp_path / 'run'}"])
+    try:
+        with pytest.raises(SystemExit) as left:
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert left.value.code == 130
+    assert "interrupted: nothing was written." in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
