@@ -66,8 +66,8 @@ class Blocks:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least_of = {"samples": 1, "batch": 1, "iterations": 0, "tower": 0, "crops": 0}
-        for name, least in least_of.items():
+        counts = {"samples": 1, "batch": 1, "iterations": 0, "tower": 0, "crops": 0}
+        for name, least in {**counts, "distance": 0, "streams": 0}.items():
             if getattr(self, name) < least:
                 message = f"{name} = {getattr(self, name)} is not possible. Use {least} or more."
                 raise ValueError(message)

@@ -199,6 +199,7 @@ def test_progress_counts_every_step(calibrated):
         ({"batch": 0}, "batch = 0 is not possible. Use 1 or more"),
         ({"tower": -1}, "tower = -1 is not possible. Use 0 or more"),
         ({"tower_fine": -1.0}, "tower_fine = -1.0 is not possible. Use a positive number"),
+        ({"streams": -1.0}, "streams = -1.0 is not possible. Use 0 or more"),
         ({"rate": 0}, "rate = 0 is not possible. Use a positive number"),
         ({"dropped": 1.0}, "dropped = 1.0 is not possible. Use 0, or more and less than 1"),
         ({"samplse": 1}, "no option 'samplse'"),
