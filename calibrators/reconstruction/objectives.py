@@ -96,15 +96,16 @@ def stream_error(found: Tensor, wanted: Tensor, ended: Tensor | None = None) -> 
     Args:
         found: ``(N, tokens, width)``, or ``(tokens, N, width)``.
         wanted: of the same shape.
-        ended: ``(N, tokens)``, True behind the end of a text: nothing reads these.
+        ended: ``(N, tokens)``, True behind the end of a text: nothing reads these. Where a tower
+            adds tokens of its own all count.
     """
     width = found.shape[-1:]
     off = F.layer_norm(found.float(), width) - F.layer_norm(wanted.float(), width)
     errors = off.square().mean(-1)
-    if ended is None:
-        return errors.mean()
-    read = ~(ended if errors.shape == ended.shape else ended.T)
-    return errors[read].mean()
+    for mask in () if ended is None else (ended, ended.T):
+        if mask.shape == errors.shape:
+            return errors[~mask].mean()
+    return errors.mean()
 
 
 def ended_tokens(tokens: Tensor) -> Tensor:

@@ -49,6 +49,12 @@ def test_tokens_behind_the_end_do_not_count(turned):
     torch.testing.assert_close(stream_error(found, wanted, ended), kept)
 
 
+def test_where_a_tower_adds_tokens_of_its_own_all_count():
+    ended = ended_tokens(torch.tensor([[5, 0, 7, 0, 0], [3, 2, 1, 9, 4]]))
+    found, wanted = draw(2, 6, 8), draw(2, 6, 8, seed=1)
+    assert torch.equal(stream_error(found, wanted, ended), stream_error(found, wanted))
+
+
 @pytest.fixture
 def error(monkeypatch):
     """A tower's error whose passages are made up: the float one's, and the tower's own."""
