@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from qkit.clip.loading import DEMO
@@ -24,6 +25,7 @@ class Bed:
         calibration: captioned images.
         evaluations: sources; the first is classification.
         titles: what a table calls each of them.
+        kinds: parts of the calibration data by name, where it has some.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Bed:
     calibration: str
     evaluations: tuple[str, ...]
     titles: tuple[str, ...]
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
 
 MODEL = f"local-dir:{TESTBED / 'vit-tiny-lit'}"
@@ -43,5 +46,12 @@ BEDS = {
     "demo": Bed("demo", DEMO, CALIBRATION, EVALUATION, ("labelled", "unseen", "pairs")),
     "testbed": Bed("testbed", MODEL, PAIRS, SCORED, SCORED_TITLES),
     # half scenes with captions, half objects: as varied as what is evaluated
-    "varied": Bed("varied", MODEL, join_sources([PAIRS, OBJECTS]), SCORED, SCORED_TITLES),
+    "varied": Bed(
+        "varied",
+        MODEL,
+        join_sources([PAIRS, OBJECTS]),
+        SCORED,
+        SCORED_TITLES,
+        {"scenes": PAIRS, "objects": OBJECTS},
+    ),
 }
