@@ -12,7 +12,6 @@ benchmarks/README.md.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -21,55 +20,35 @@ from typing import Any
 
 import torch
 from common import markdown_table, write_section
-from speed import make_run
+from speed import make_run, read_options
 from torch import Tensor, nn
 
 from qkit.clip.model import ClipModel
 from qkit.errors import QkitWarning
+from qkit.exports.opened import ExportedModel
+from qkit.exports.towers import Tower
 from qkit.pipeline.bench.clock import interleaved, summarize
-from qkit.pipeline.bench.contenders import FP32, INT8, encode, float_model, integer_run, make_batch
+from qkit.pipeline.bench.contenders import (
+    FP32,
+    INT8,
+    float_model,
+    integer_run,
+    make_batch,
+    models_by_name,
+)
 from qkit.progress import ignore
 
 SAMPLES = {"image": 300, "text": 64}
 PRECISIONS = {"NNCF, rest fp32": "f32", "NNCF, rest bf16": "bf16"}
 
 
-class Tower(nn.Module):
-    """One tower as a module of its own."""
+def compiled(model: Any, precision: str) -> Callable[[Tensor], Tensor]:
+    """A model in OpenVINO on one thread of the CPU, what is not quantized in ``precision``."""
+    import openvino
 
-    def __init__(self, model: nn.Module, tower: str) -> None:
-        super().__init__()
-        self.model, self.tower = model, tower
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features ``(N, dim)`` of pixels or tokens."""
-        features: Tensor = getattr(self.model, f"encode_{self.tower}")(x)
-        return features
-
-
-class Peer(nn.Module):
-    """Both towers as NNCF quantized them, in OpenVINO on the CPU."""
-
-    def __init__(self, models: dict[str, Any], precision: str) -> None:
-        super().__init__()
-        import openvino
-
-        options = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": precision}
-        self.compiled = {
-            tower: openvino.Core().compile_model(model, "CPU", options)
-            for tower, model in models.items()
-        }
-
-    def encode_image(self, x: Tensor) -> Tensor:
-        """Features of pixels."""
-        return self._encode("image", x)
-
-    def encode_text(self, x: Tensor) -> Tensor:
-        """Features of tokens."""
-        return self._encode("text", x)
-
-    def _encode(self, tower: str, x: Tensor) -> Tensor:
-        return torch.from_numpy(self.compiled[tower]([x.numpy()])[0])
+    options = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": precision}
+    found = openvino.Core().compile_model(model, "CPU", options)
+    return lambda x: torch.from_numpy(found([x.numpy()])[0])
 
 
 def quantized(clip: ClipModel, tower: str) -> Any:
@@ -96,15 +75,15 @@ def peers(clip: ClipModel) -> dict[str, nn.Module]:
         models = {tower: quantized(clip, tower) for tower in SAMPLES}
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    return {title: Peer(models, precision) for title, precision in PRECISIONS.items()}
+    return {
+        title: ExportedModel({t: compiled(m, precision) for t, m in models.items()}, None)
+        for title, precision in PRECISIONS.items()
+    }
 
 
 def row(models: dict[str, nn.Module], clip: ClipModel, what: str, count: int, n: int) -> list[str]:
     """Milliseconds of each model, and how often int8 fits into the faster of NNCF's."""
-    batch = make_batch(clip, what, count)
-    works: dict[str, Callable[[], Tensor]] = {
-        name: lambda model=model: encode(model, batch) for name, model in models.items()
-    }
+    works = models_by_name(models, make_batch(clip, what, count))
     with torch.inference_mode():
         readings = interleaved(works, 1, n, ignore)
     cpu = {name: summarize([one.cpu for one in found]) for name, found in readings.items()}
@@ -116,11 +95,7 @@ def row(models: dict[str, nn.Module], clip: ClipModel, what: str, count: int, n:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, nargs="*", default=[1, 16, 64])
-    parser.add_argument("--texts", type=int, nargs="*", default=[64])
-    parser.add_argument("--repeats", type=int, default=7)
-    args = parser.parse_args()
+    args = read_options(__doc__)
     warnings.simplefilter("ignore", QkitWarning)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

@@ -103,12 +103,17 @@ def size_rows(path: Path, four: Path) -> list[list[str]]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def read_options(description: str | None) -> argparse.Namespace:
+    """Batch sizes and repeats from the command line."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--images", type=int, nargs="*", default=[1, 16, 64])
     parser.add_argument("--texts", type=int, nargs="*", default=[64])
     parser.add_argument("--repeats", type=int, default=7)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = read_options(__doc__)
     warnings.simplefilter("ignore", QkitWarning)
     torch.set_num_threads(1)
     found: list[SpeedRow] = []
