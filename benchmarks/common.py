@@ -18,17 +18,27 @@ import torch
 
 T = TypeVar("T")
 README = Path(__file__).with_name("README.md")
+INTEGER = ("amx_int8", "avx512_vnni", "avx_vnni")  # instruction sets
 
 
 def machine() -> str:
     """Processor, cores, threads and versions, without naming the host."""
-    lines = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = [line.partition(":")[2].strip() for line in lines.splitlines() if "model name" in line]
-    cpu = names[0] if names else platform.processor()
     return (
-        f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
         f"torch {torch.__version__}, python {platform.python_version()}"
     )
+
+
+def _processor() -> str:
+    """Name, family and model, and what multiplies integers; names alone say little."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().partition("\n\n")[0].splitlines() if path.exists() else []
+    pairs = (line.partition(":") for line in lines)
+    found = {key.strip(): value.strip() for key, _, value in pairs}
+    known = [f"{key.split()[-1]} {found[key]}" for key in ("cpu family", "model") if key in found]
+    known += [name for name in INTEGER if name in found.get("flags", "").split()]
+    name = found.get("model name", platform.processor())
+    return f"{name} ({', '.join(known)})" if known else name
 
 
 def run_units(
