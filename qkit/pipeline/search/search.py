@@ -70,8 +70,9 @@ def search(
     """Find the bits of every layer that keep image-text probabilities nearest to the float model's.
 
     The run's own recipe (transform, calibrator, rounding) calibrates the model once at every
-    choice of bits. Layer by layer (layers that read one input together), the divergence that each
-    choice causes alone is measured; their sum is what the search makes least.
+    choice of bits; reconstruction is left to the recipe that comes out. Layer by layer (layers
+    that read one input together), the divergence that each choice causes alone is measured; their
+    sum is what the search makes least.
 
     Args:
         run: folder of a calibrated model.

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qkit.allocation.choices import Bits
 from qkit.calibration.observe import set_mode
@@ -43,8 +43,12 @@ class Trial:
 
 
 def recipe_at(recipe: Recipe, bits: Bits) -> Recipe:
-    """A run's recipe with all weights and inputs that it quantizes at one choice of bits."""
-    return override(recipe, Overrides(weight_bits=bits.weight, act_bits=bits.input))
+    """A run's recipe with all weights and inputs that it quantizes at one choice of bits.
+
+    Without reconstruction, which would take its time anew at every choice.
+    """
+    at = override(recipe, Overrides(weight_bits=bits.weight, act_bits=bits.input))
+    return replace(at, reconstruction=None)
 
 
 def try_bits(

@@ -3,6 +3,7 @@
 """The whole search: what it predicts, what it measures, and the model its recipe makes."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import pairwise
 
@@ -15,6 +16,7 @@ from qkit.errors import ArtifactError, RegistryError, SearchError
 from qkit.graph.layers import operand_bits
 from qkit.pipeline.search import search as searching
 from qkit.recipe import SchemeRule
+from qkit.recipe.schema import StepConfig
 
 CHOICES = "3/4,4/4,8/8"
 UNITS = 20  # of the tiny model: 32 layers, 4 attention cores, q, k and v together
@@ -117,6 +119,16 @@ def test_a_transform_and_a_rounding_take_part(save_run):
     found = qkit.search(path, "bits=5", choices="4/4,8/8", samples=4)
     assert (found.recipe.transform.method, found.recipe.rounding.method) == ("best", "adaround")
     assert found.report.run.measured == pytest.approx(found.report.uniform[0].measured, rel=1e-3)
+
+
+def test_reconstruction_is_left_to_the_recipe_that_comes_out(save_run):
+    steps = {"iterations": 0, "tower": 1, "samples": 4}
+    learned = StepConfig("blocks", steps)
+    recipe = replace(qkit.load_recipe("w4a4-mse"), reconstruction=learned)
+    path, watch = save_run(recipe=recipe, bits=None, method=None), Named()
+    found = qkit.search(path, "bits=5", choices="4/4,8/8", samples=4, progress=watch)
+    assert found.recipe.reconstruction == learned
+    assert not [name for name, *_ in watch.phases if "reconstruct" in name]
 
 
 def test_nothing_of_the_run_is_changed(run, found):
