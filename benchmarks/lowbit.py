@@ -12,9 +12,10 @@ is there, with the number of draws. ``--only TEXT`` does the lines whose title h
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from common import markdown_table, mean_spread, run_units, write_section
 from heldout import changed
 from results import FOLDER, Key, Results
 
+import qkit
 from qkit.clip.loading import load_model
 from qkit.errors import QkitWarning
 from qkit.nn.tensor_quantizer import Mode
@@ -31,9 +33,11 @@ from qkit.pipeline.inputs import open_calibration
 from qkit.pipeline.steps import Steps
 from qkit.pipeline.student import give_points, prepare
 from qkit.progress import Silent
-from qkit.recipe import load_recipe, parse_recipe
+from qkit.recipe import Recipe, load_recipe, parse_recipe
 
 SEEDS = 3
+SEARCHED = FOLDER / "searched"
+FEW, PAIRS = 128, 64  # samples that a search calibrates on, and pairs that it measures
 NO_TRANSFORM, NO_ROUNDING = "transform=-", "rounding=-"
 
 
@@ -46,12 +50,14 @@ class Line:
         recipe: where it starts from.
         changes: what is different, see ``heldout.changed``.
         bed: on which other bed it is calibrated; empty for the one of the table.
+        budget: each layer's weight has bits of its own within it, found by a search beforehand.
     """
 
     title: str
     recipe: str
     changes: tuple[str, ...] = ()
     bed: str = ""
+    budget: str = ""
 
     @property
     def key(self) -> Key:
@@ -103,7 +109,12 @@ ABLATION = (
         for bits in ("W4A4", "W4A8")
     ),
 )
-LINES = (*READY, *SCENES, *ABLATION)
+MIXED = tuple(
+    Line(f"{bits} {kind}, weights 4 bits in the mean", f"{bits.lower()}-{kind}", budget="bits=4")
+    for bits in ("W4A4", "W4A8")
+    for kind in ("best-ptq", "best")
+)
+LINES = (*READY, *MIXED, *SCENES, *ABLATION)
 
 
 def run_unit(bed: Bed, line: Line, seed: int, kept: Results, threads: int) -> None:
@@ -115,6 +126,8 @@ def run_unit(bed: Bed, line: Line, seed: int, kept: Results, threads: int) -> No
     warnings.simplefilter("ignore", QkitWarning)
     recipe = parse_recipe(changed(load_recipe(line.recipe).to_dict(), list(line.changes)))
     bed = BEDS[line.bed] if line.bed else bed
+    if line.budget:
+        recipe = searched(bed, replace(recipe, seed=seed), line.budget)
     student = prepare(load_model(bed.model), copy=False)
     give_points(student, recipe)
     data = open_calibration(bed.calibration, recipe.samples, seed, skip_bad=False)
@@ -127,6 +140,25 @@ def run_unit(bed: Bed, line: Line, seed: int, kept: Results, threads: int) -> No
     print(
         line.title, seed, [round(100 * value, 1) for value in found], f"{seconds:.0f} s", flush=True
     )
+
+
+def searched(bed: Bed, recipe: Recipe, budget: str) -> Recipe:
+    """The recipe with weights at the bits that a search gives each layer, before any learning.
+
+    Its rules are kept: a draw's lines share them.
+    """
+    inputs = max(rule.scheme.input.bits for rule in recipe.rules if rule.scheme.input)
+    kept = SEARCHED / f"{bed.name}-{budget.replace('=', '')}-a{inputs}-{recipe.seed}.toml"
+    if not kept.exists():
+        start = replace(recipe, rounding=None, reconstruction=None, samples=FEW)
+        choices = ",".join(f"{bits}/{inputs}" for bits in (3, 4, 5, 6, 8))
+        with tempfile.TemporaryDirectory() as folder:
+            run = Path(folder) / "run"
+            qkit.calibrate(bed.model, bed.calibration, recipe=start).save(run)
+            found = qkit.search(run, budget, choices=choices, samples=PAIRS)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        found.save(kept)
+    return replace(recipe, rules=load_recipe(str(kept)).rules)
 
 
 def table(bed: Bed, kept: Results) -> str:
