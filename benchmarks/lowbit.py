@@ -12,7 +12,6 @@ is there, with the number of draws. ``--only TEXT`` does the lines whose title h
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 import warnings
 from dataclasses import dataclass, replace
@@ -25,19 +24,19 @@ from common import markdown_table, mean_spread, run_units, write_section
 from heldout import changed
 from results import FOLDER, Key, Results
 
-import qkit
 from qkit.clip.loading import load_model
 from qkit.errors import QkitWarning
 from qkit.nn.tensor_quantizer import Mode
 from qkit.pipeline.inputs import open_calibration
+from qkit.pipeline.search.mix import mixed
 from qkit.pipeline.steps import Steps
 from qkit.pipeline.student import give_points, prepare
 from qkit.progress import Silent
 from qkit.recipe import Recipe, load_recipe, parse_recipe
+from qkit.recipe.writing import write_recipe
 
 SEEDS = 3
 SEARCHED = FOLDER / "searched"
-FEW, PAIRS = 128, 64  # samples that a search calibrates on, and pairs that it measures
 NO_TRANSFORM, NO_ROUNDING = "transform=-", "rounding=-"
 
 
@@ -50,14 +49,12 @@ class Line:
         recipe: where it starts from.
         changes: what is different, see ``heldout.changed``.
         bed: on which other bed it is calibrated; empty for the one of the table.
-        budget: each layer's weight has bits of its own within it, found by a search beforehand.
     """
 
     title: str
     recipe: str
     changes: tuple[str, ...] = ()
     bed: str = ""
-    budget: str = ""
 
     @property
     def key(self) -> Key:
@@ -68,7 +65,8 @@ class Line:
 READY = tuple(
     Line(f"{bits} {kind}", f"{bits.lower()}-{kind}")
     for bits in ("W4A4", "W4A8", "W6A6", "W8A8")
-    for kind in ("fast", "best-ptq", "best")
+    for kind in ("fast", "best-ptq", "mixed", "best")
+    if kind != "mixed" or bits.startswith("W4")
 )
 BLOCKS = (
     "data.samples=512",
@@ -109,12 +107,11 @@ ABLATION = (
         for bits in ("W4A4", "W4A8")
     ),
 )
-MIXED = tuple(
-    Line(f"{bits} {kind}, weights 4 bits in the mean", f"{bits.lower()}-{kind}", budget="bits=4")
+LEARNED = tuple(  # what a search gives each layer, learned
+    Line(f"{bits} mixed, then learned", f"{bits.lower()}-best", ('search.budget="bits=4"',))
     for bits in ("W4A4", "W4A8")
-    for kind in ("best-ptq", "best")
 )
-LINES = (*READY, *MIXED, *SCENES, *ABLATION)
+LINES = (*READY, *LEARNED, *SCENES, *ABLATION)
 
 
 def run_unit(bed: Bed, line: Line, seed: int, kept: Results, threads: int) -> None:
@@ -126,8 +123,8 @@ def run_unit(bed: Bed, line: Line, seed: int, kept: Results, threads: int) -> No
     warnings.simplefilter("ignore", QkitWarning)
     recipe = parse_recipe(changed(load_recipe(line.recipe).to_dict(), list(line.changes)))
     bed = BEDS[line.bed] if line.bed else bed
-    if line.budget:
-        recipe = searched(bed, replace(recipe, seed=seed), line.budget)
+    if recipe.search is not None:
+        recipe = searched(bed, recipe, f"{line.title.split()[0].lower()}-{seed}", seed)
     student = prepare(load_model(bed.model), copy=False)
     give_points(student, recipe)
     data = open_calibration(bed.calibration, recipe.samples, seed, skip_bad=False)
@@ -142,27 +139,24 @@ def run_unit(bed: Bed, line: Line, seed: int, kept: Results, threads: int) -> No
     )
 
 
-def searched(bed: Bed, recipe: Recipe, budget: str) -> Recipe:
-    """The recipe with weights at the bits that a search gives each layer, before any learning.
-
-    Its rules are kept: a draw's lines share them.
-    """
-    inputs = max(rule.scheme.input.bits for rule in recipe.rules if rule.scheme.input)
-    kept = SEARCHED / f"{bed.name}-{budget.replace('=', '')}-a{inputs}-{recipe.seed}.toml"
+def searched(bed: Bed, recipe: Recipe, name: str, seed: int) -> Recipe:
+    """The recipe with the bits that a draw's search gives each layer, which its lines share."""
+    kept = SEARCHED / f"{bed.name}-{name}.toml"
     if not kept.exists():
-        start = replace(recipe, rounding=None, reconstruction=None, samples=FEW)
-        choices = ",".join(f"{bits}/{inputs}" for bits in (3, 4, 5, 6, 8))
-        with tempfile.TemporaryDirectory() as folder:
-            run = Path(folder) / "run"
-            qkit.calibrate(bed.model, bed.calibration, recipe=start).save(run)
-            found = qkit.search(run, budget, choices=choices, samples=PAIRS)
+        start = replace(load_recipe(f"{name.rpartition('-')[0]}-mixed"), seed=seed)
+        student = prepare(load_model(bed.model), copy=False)
+        give_points(student, start)
+        data = open_calibration(bed.calibration, start.samples, seed, skip_bad=False)
         kept.parent.mkdir(parents=True, exist_ok=True)
-        found.save(kept)
-    return replace(recipe, rules=load_recipe(str(kept)).rules)
+        write_recipe(kept, mixed(student, start, data, Silent()))
+    return replace(recipe, rules=load_recipe(str(kept)).rules, search=None)
 
 
 def table(bed: Bed, kept: Results) -> str:
-    """One line each: mean and spread over the draws done so far, and seconds of calibration."""
+    """One line each: mean and spread over the draws done so far, and seconds of calibration.
+
+    Those of a search are not among them.
+    """
     names, rows = columns(bed), []
     for line in LINES:
         done = kept.of(line.key)

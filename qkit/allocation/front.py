@@ -29,6 +29,27 @@ class Best:
     asked: bool
 
 
+def find_best(loss: Table, budgets: Sequence[Budget], costs: Sequence[Cost]) -> Assignment:
+    """The assignment of least loss within all budgets.
+
+    Args:
+        loss: of every unit and choice.
+        budgets: all hold.
+        costs: one for each budget.
+
+    Raises:
+        SearchError: a budget cannot be met.
+    """
+    found = solve(loss, _limits(budgets, costs))
+    if found is not None:
+        return found
+    for budget, cost in zip(budgets, costs, strict=True):
+        check_possible(budget, cost)
+    named = " and ".join(map(str, budgets))
+    message = f"budgets {named} cannot be met together. Ask for more of one of them."
+    raise SearchError(message)
+
+
 def find_front(
     loss: Table, budgets: Sequence[Budget], costs: Sequence[Cost], count: int
 ) -> list[Best]:
@@ -46,15 +67,8 @@ def find_front(
     Raises:
         SearchError: a budget cannot be met.
     """
-    limits = [Limit(cost, budget.most) for cost, budget in zip(costs, budgets, strict=True)]
-    asked = solve(loss, limits)
-    if asked is None:
-        for budget, of_it in zip(budgets, costs, strict=True):
-            check_possible(budget, of_it)
-        named = " and ".join(map(str, budgets))
-        message = f"budgets {named} cannot be met together. Ask for more of one of them."
-        raise SearchError(message)
-    cost, others = costs[0], limits[1:]
+    asked = find_best(loss, budgets, costs)
+    cost, others = costs[0], _limits(budgets, costs)[1:]
     ends = [found for found in (least(cost, others), solve(loss, others)) if found is not None]
     low, high = (cost.of(end) for end in ends)  # there are some: asked is one
     found = [Best(budgets[0].most, asked, asked=True)]
@@ -63,6 +77,10 @@ def find_front(
         if chosen is not None and chosen not in [best.chosen for best in found]:
             found.append(Best(float(most), chosen, asked=False))
     return sorted(found, key=lambda best: (cost.of(best.chosen), best.most))
+
+
+def _limits(budgets: Sequence[Budget], costs: Sequence[Cost]) -> list[Limit]:
+    return [Limit(cost, budget.most) for cost, budget in zip(costs, budgets, strict=True)]
 
 
 def check_possible(budget: Budget, cost: Cost) -> None:

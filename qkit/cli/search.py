@@ -33,6 +33,9 @@ def search(
     times: Annotated[
         Path | None, typer.Option(help="TOML: measured ns per million MACs by weight/input bits.")
     ] = None,
+    rounding: Annotated[
+        bool, typer.Option(help="Round weights in trials as the run's recipe does; slower.")
+    ] = True,
     data: Annotated[
         str | None, typer.Option("--data", "-d", help="Calibrate and measure on these instead.")
     ] = None,
@@ -67,6 +70,7 @@ def search(
             samples=samples,
             model=model,
             times=times,
+            rounding=rounding,
             progress=progress,
         )
         found.save(target, overwrite=overwrite)

@@ -4,12 +4,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -22,7 +19,9 @@ from qkit.pipeline.evaluate import Evaluator, open_evaluation
 from qkit.pipeline.inputs import CalibrationData, open_calibration
 from qkit.pipeline.measure import Findings, measure_student
 from qkit.pipeline.save import save_run
+from qkit.pipeline.search.mix import check_mix, mixed
 from qkit.pipeline.steps import Steps
+from qkit.pipeline.stopwatch import Stopwatch
 from qkit.pipeline.student import Student, give_points, prepare, require_coverage
 from qkit.progress import Progress, Silent
 from qkit.recipe import Recipe, load_recipe, override
@@ -68,22 +67,6 @@ class CalibrationResult:
             self.report.calibration,
             overwrite=overwrite,
         )
-
-
-@dataclass(slots=True)
-class Stopwatch:
-    """Seconds by phase, shown as progress while they pass."""
-
-    progress: Progress
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str, total: int | None) -> Iterator[Any]:
-        """Time a phase under ``name``."""
-        start = time.perf_counter()
-        with self.progress.phase(name, total) as advance:
-            yield advance
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 def calibrate(
@@ -133,6 +116,7 @@ def calibrate(
     )
     resolved = override(_recipe(recipe), flags)
     steps = Steps.of(resolved)
+    check_mix(resolved)
     read_config(resolved.p4q or {})  # refuses what a fine-tuning would, before any work
     inputs = fill_in(model, data, evaluate)
     calib = open_calibration(inputs.data, resolved.samples, resolved.seed, skip_bad=skip_bad)
@@ -141,6 +125,9 @@ def calibrate(
         student = _student(inputs.model)
         coverage = give_points(student, resolved)
     require_coverage(coverage, min_coverage)
+    if resolved.search is not None:
+        resolved = mixed(student, resolved, calib, watch)
+        steps, coverage = Steps.of(resolved), give_points(student, resolved)
     session, chosen = steps.run(student, calib, watch, checkpoints)
     evaluator = Evaluator(student.clip, template_count=templates, skip_bad=skip_bad, progress=watch)
     findings = measure_student(student, calib, session.seen, watch)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from qkit.errors import RecipeError
 from qkit.recipe.reading import check_spec
 from qkit.recipe.schema import CalibratorConfig, Recipe, SchemeRule
 from qkit.spec import Granularity, QuantSpec, Scheme
@@ -46,8 +47,14 @@ def override(recipe: Recipe, o: Overrides) -> Recipe:
     """The recipe with every given flag applied to all its quantizing rules.
 
     Raises:
-        RecipeError: bits outside 2 to 8, or an unknown granularity.
+        RecipeError: bits outside 2 to 8, an unknown granularity, or bits where the recipe searches.
     """
+    if recipe.search is not None and {o.bits, o.weight_bits, o.act_bits} != {None}:
+        message = (
+            "bits are given, but the recipe searches for those of each layer. Drop them, or "
+            "[search]."
+        )
+        raise RecipeError(message)
     config = recipe.calibrator
     if o.method is not None and o.method != config.method:
         config = CalibratorConfig(o.method)

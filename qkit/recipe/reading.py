@@ -24,6 +24,7 @@ from qkit.recipe.values import check_keys, flag, one_of, subtable, text, whole
 from qkit.spec import KINDS, TOWERS, Granularity, GridKind, QuantSpec, Scheme
 
 STEPS = ("transform", "calibrator", "rounding", "reconstruction")
+TABLES = ("search", "p4q")  # whose keys those check who use them
 DEFAULTS = {"weight": WEIGHT, "input": INPUT, "attention": ATTENTION}
 OPERANDS = (*DEFAULTS, "probs")
 REFUSED = {
@@ -62,7 +63,7 @@ def parse_recipe(table: Mapping[str, Any], source: str = "recipe") -> Recipe:
     Raises:
         RecipeError: an unknown key, or a value of the wrong type or out of its range.
     """
-    check_keys(table, ("summary", "seed", "data", *STEPS, "p4q", "rule"), source)
+    check_keys(table, ("summary", "seed", "data", *STEPS, *TABLES, "rule"), source)
     data = subtable(table, "data", source)
     check_keys(data, ("samples", "batch_size"), f"{source}, [data]")
     default = Recipe()
@@ -76,7 +77,7 @@ def parse_recipe(table: Mapping[str, Any], source: str = "recipe") -> Recipe:
         transform=_step(table, "transform", source),
         rounding=_step(table, "rounding", source),
         reconstruction=_step(table, "reconstruction", source),
-        p4q=subtable(table, "p4q", source) if "p4q" in table else None,
+        **{name: subtable(table, name, source) for name in TABLES if name in table},
         samples=whole(data, "samples", default.samples, 1, source),
         batch_size=whole(data, "batch_size", default.batch_size, 1, source),
         seed=whole(table, "seed", default.seed, 0, source),

@@ -83,6 +83,7 @@ class Recipe:
         transform: who chooses the coordinates in which inputs are rounded; None for their own.
         rounding: who chooses the integers of weights; None for the nearest.
         reconstruction: who learns weights from the float model afterwards; None for nobody.
+        search: a search for the bits of each layer beforehand, as a plain table; None for none.
         p4q: options of a fine-tuning of what this recipe makes, as a plain table; None for the
             defaults.
         samples: calibration images drawn from the data (and as many texts).
@@ -96,6 +97,7 @@ class Recipe:
     transform: StepConfig | None = None
     rounding: StepConfig | None = None
     reconstruction: StepConfig | None = None
+    search: Mapping[str, Any] | None = None
     p4q: Mapping[str, Any] | None = None
     samples: int = 128
     batch_size: int = 32
@@ -111,12 +113,13 @@ class Recipe:
             "rounding": self.rounding,
             "reconstruction": self.reconstruction,
         }
+        tables = {"search": self.search, "p4q": self.p4q}
         return {
             "summary": self.summary,
             "seed": self.seed,
             "data": {"samples": self.samples, "batch_size": self.batch_size},
             **{name: step.to_dict() for name, step in steps.items() if step is not None},
-            **({} if self.p4q is None else {"p4q": dict(self.p4q)}),
+            **{name: dict(table) for name, table in tables.items() if table is not None},
             "rule": [rule.to_dict() for rule in self.rules],
         }
 

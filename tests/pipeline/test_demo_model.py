@@ -14,6 +14,7 @@ from qkit.recipe import load_recipe, parse_recipe
 
 FEW = qkit.Overrides(samples=64)
 QUICK = {
+    "search": {"choices": "3/4,8/8", "samples": 8},
     "rounding": {"samples": 16, "iterations": 20},
     "reconstruction": {"samples": 32, "iterations": 4, "tower": 4},
 }

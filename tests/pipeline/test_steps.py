@@ -14,9 +14,10 @@ from qkit.calibration.protocol import Annotated
 from qkit.calibration.registry import TRANSFORMS
 from qkit.errors import CalibrationError, RecipeError, RegistryError
 from qkit.graph.layers import list_points
-from qkit.pipeline.calibrate import Stopwatch, label
+from qkit.pipeline.calibrate import label
 from qkit.pipeline.inputs import open_calibration
 from qkit.pipeline.steps import Steps
+from qkit.pipeline.stopwatch import Stopwatch
 from qkit.pipeline.student import give_points, prepare
 from qkit.progress import Silent
 from qkit.recipe import CalibratorConfig, Recipe, SchemeRule, load_recipe

@@ -148,3 +148,16 @@ def test_a_recipe_says_how_to_fine_tune_what_it_makes():
     assert override(recipe, Overrides(bits=4)).p4q == table
     with pytest.raises(RecipeError, match=r"p4q = 4 is no table. Write \[p4q\]"):
         parse_recipe({"p4q": 4})
+
+
+def test_a_recipe_says_how_to_search_for_bits():
+    table = {"budget": ["bits=4", "size=9MB"], "rounding": False}
+    recipe = replace(BOTH, search=table)
+    assert parse_recipe(tomllib.loads(to_toml(recipe))) == recipe
+    assert parse_recipe(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert override(recipe, Overrides(samples=4)).search == table
+    with pytest.raises(RecipeError, match=r"search = 4 is no table. Write \[search\]"):
+        parse_recipe({"search": 4})
+    for flags in (Overrides(bits=4), Overrides(weight_bits=4), Overrides(act_bits=4)):
+        with pytest.raises(RecipeError, match="the recipe searches for those of each layer"):
+            override(recipe, flags)

@@ -20,13 +20,13 @@ from qkit.data import Dataset, dataset_digest, open_dataset, parse_source
 from qkit.errors import ArtifactError, TrainingError
 from qkit.p4q.config import P4QConfig
 from qkit.p4q.trainer import PART, Diverged
-from qkit.pipeline.calibrate import Stopwatch
 from qkit.pipeline.evaluate import open_evaluation
 from qkit.pipeline.finetune.configured import configured
 from qkit.pipeline.finetune.draw import draw_training
 from qkit.pipeline.finetune.gains import compare
 from qkit.pipeline.finetune.result import FinetuneResult
 from qkit.pipeline.finetune.tune import Tuned, check_targets, tune
+from qkit.pipeline.stopwatch import Stopwatch
 from qkit.pipeline.teacher import load_teacher
 from qkit.progress import Progress, Silent
 from qkit.report.tuning import TABLE, Gain, TuningReport

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qkit.allocation.budget import Budget, show_amount
-from qkit.allocation.front import Best, find_front
+from qkit.allocation.front import Best, find_best, find_front
 from qkit.allocation.solve import Assignment, Cost, Table, total
 from qkit.pipeline.search.describe import describe_units
 from qkit.pipeline.search.meter import Meter
@@ -47,6 +47,14 @@ class Found:
         """KL with one unit quantized, ``(units, choices)``, nats."""
         return np.array([trial.losses for trial in self.trials]).T
 
+    def best(self) -> Assignment:
+        """The assignment of least loss for the budgets.
+
+        Raises:
+            SearchError: a budget cannot be met.
+        """
+        return find_best(self.losses, self.budgets, self._asked())
+
     def compare(
         self, start: Row, source: str, progress: Progress
     ) -> tuple[Assignment, SearchReport]:
@@ -55,8 +63,7 @@ class Found:
         Raises:
             SearchError: a budget cannot be met.
         """
-        costs = [self.costs[budget.kind] for budget in self.budgets]
-        front, rows = find_front(self.losses, self.budgets, costs, FRONT), list[Row]()
+        front, rows = find_front(self.losses, self.budgets, self._asked(), FRONT), list[Row]()
         with progress.phase("measure assignments", len(front)) as step:
             for best in front:
                 rows.append(self.row(best))
@@ -102,6 +109,10 @@ class Found:
             f"Mixed precision, {' and '.join(map(str, self.budgets))}: qkit search, {pairs} pairs."
         )
         return mixed_recipe(recipe, self.meter.student.layers, bits, summary)
+
+    def _asked(self) -> list[Cost]:
+        """Costs that budgets limit."""
+        return [self.costs[budget.kind] for budget in self.budgets]
 
     def _spent(self, chosen: Sequence[int]) -> dict[str, float]:
         return {kind: cost.of(chosen) for kind, cost in self.costs.items()}

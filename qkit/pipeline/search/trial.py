@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from qkit.allocation.choices import Bits
 from qkit.calibration.observe import set_mode
@@ -19,8 +19,7 @@ from qkit.pipeline.search.units import Unit, list_units
 from qkit.pipeline.steps import Steps
 from qkit.pipeline.student import Student, give_points
 from qkit.progress import Advance, Progress
-from qkit.recipe import Recipe, override
-from qkit.recipe.overrides import Overrides
+from qkit.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +41,13 @@ class Trial:
     points: Mapping[str, Points]
 
 
-def recipe_at(recipe: Recipe, bits: Bits) -> Recipe:
-    """A run's recipe with all weights and inputs that it quantizes at one choice of bits.
-
-    Without reconstruction, which would take its time anew at every choice.
-    """
-    at = override(recipe, Overrides(weight_bits=bits.weight, act_bits=bits.input))
-    return replace(at, reconstruction=None)
-
-
 def try_bits(
     bits: Bits, recipe: Recipe, meter: Meter, data: CalibrationData, progress: Progress
 ) -> Trial:
-    """Calibrate the meter's student at ``bits`` by the steps of ``recipe``, and measure it."""
+    """Calibrate the meter's student by ``recipe``, which has all at ``bits``, and measure it."""
     student, named = meter.student, _Named(progress, f"{bits}: ")
-    at = recipe_at(recipe, bits)
-    give_points(student, at)
-    Steps.of(at).run(student, data, named)
+    give_points(student, recipe)
+    Steps.of(recipe).run(student, data, named)
     units = list_units(student)
     with named.phase("one unit at a time", len(units)) as step:
         losses = meter.alone(units, step)

@@ -183,11 +183,11 @@ def test_mistakes_are_found_before_any_work(run, monkeypatch):
         with pytest.raises(SearchError):
             qkit.search(run, **({"budget": "bits=5"} | options))
     monkeypatch.setattr(searching, "load_teacher", loaded)
-    monkeypatch.setattr(searching, "try_bits", never)
+    monkeypatch.setattr(searching, "explore", never)
     for budget in ("bits=2", "bitops=1"):
         with pytest.raises(SearchError, match="cannot be met"):
             qkit.search(run, budget)
-    monkeypatch.setattr(searching.Steps, "of", lambda recipe: _refuse())
+    monkeypatch.setattr(searching, "check_steps", lambda *_: _refuse())
     with pytest.raises(RegistryError):
         qkit.search(run, "bits=5")
 
