@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from qkit.allocation.budget import Budget, parse_budgets
 from qkit.allocation.choices import Bits, parse_choices
@@ -20,7 +19,7 @@ from qkit.recipe import Recipe, override
 from qkit.recipe.overrides import Overrides
 from qkit.recipe.values import check_keys, flag, whole
 
-STORED_CHOICES = "3/8,4/8,5/8,6/8,8/8"  # bits of inputs cost nothing in a file
+STORED_CHOICES = (3, 4, 5, 6, 8)  # of weights; bits of inputs cost nothing in a file
 COMPUTED_CHOICES = "4/4,4/8,6/6,8/8"
 SAMPLES = 128
 
@@ -81,6 +80,7 @@ class Asked:
 
 
 def ask(
+    recipe: Recipe,
     budget: str | Sequence[str],
     choices: str | None = None,
     times: str | Path | None = None,
@@ -90,21 +90,30 @@ def ask(
 ) -> Asked:
     """Read what a caller asks for, see ``qkit.search``.
 
+    Args:
+        recipe: what is searched from; without ``choices`` inputs keep its bits, unless they cost.
+        budget: one, or several that all hold.
+        choices: pairs of bits.
+        times: a TOML file.
+        samples: pairs to measure on.
+        rounding: see ``Asked``.
+
     Raises:
         SearchError: a budget, a choice or a time cannot be read, or is missing.
     """
     budgets = parse_budgets([budget] if isinstance(budget, str) else budget)
-    picked = parse_choices(choices or _default_choices(budgets))
+    picked = parse_choices(choices or _default_choices(recipe, budgets))
     return Asked(budgets, picked, _times(budgets, times), samples, rounding)
 
 
-def read_asked(table: Mapping[str, Any], source: str = "[search]") -> Asked:
-    """Read the table of a recipe: the arguments of ``ask`` by name.
+def read_asked(recipe: Recipe) -> Asked:
+    """Read the ``[search]`` of a recipe: the arguments of ``ask`` by name.
 
     Raises:
         SearchError: see ``ask``.
         RecipeError: an unknown key, or a value of the wrong type.
     """
+    table, source = recipe.search or {}, "[search]"
     check_keys(table, ("budget", "choices", "times", "samples", "rounding"), source)
     budget = table.get("budget", [])
     named = [budget] if isinstance(budget, str) else budget
@@ -119,15 +128,18 @@ def read_asked(table: Mapping[str, Any], source: str = "[search]") -> Asked:
     samples = whole(table, "samples", SAMPLES, 2, source)
     rounding = flag(table, "rounding", True, source)
     try:
-        return ask(named, **texts, samples=samples, rounding=rounding)
+        return ask(recipe, named, **texts, samples=samples, rounding=rounding)
     except SearchError as error:
         message = f"{source}: {error}"
         raise SearchError(message) from error
 
 
-def _default_choices(budgets: Sequence[Budget]) -> str:
-    stored = all(budget.kind in ("bits", "size") for budget in budgets)
-    return STORED_CHOICES if stored else COMPUTED_CHOICES
+def _default_choices(recipe: Recipe, budgets: Sequence[Budget]) -> str:
+    if any(budget.kind not in ("bits", "size") for budget in budgets):
+        return COMPUTED_CHOICES
+    specs = [rule.scheme.input for rule in recipe.rules]
+    inputs = max((spec.bits for spec in specs if spec is not None), default=8)
+    return ",".join(f"{weight}/{inputs}" for weight in STORED_CHOICES)
 
 
 def _times(budgets: Sequence[Budget], path: str | Path | None) -> Times | None:

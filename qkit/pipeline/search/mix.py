@@ -21,7 +21,7 @@ def check_mix(recipe: Recipe) -> None:
         QkitError: see ``read_asked`` and ``Steps.of``.
     """
     if recipe.search is not None:
-        check_steps(replace(recipe, search=None), read_asked(recipe.search))
+        check_steps(replace(recipe, search=None), read_asked(recipe))
 
 
 def mixed(student: Student, recipe: Recipe, data: CalibrationData, progress: Progress) -> Recipe:
@@ -39,7 +39,7 @@ def mixed(student: Student, recipe: Recipe, data: CalibrationData, progress: Pro
     """
     if recipe.search is None:
         return recipe
-    asked, plain = read_asked(recipe.search), replace(recipe, search=None)
+    asked, plain = read_asked(recipe), replace(recipe, search=None)
     with progress.phase("encode pairs", None):
         ground = open_ground(student, data, asked, "the recipe")
     found = explore(ground, plain, data, asked, progress)

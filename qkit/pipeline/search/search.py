@@ -65,8 +65,8 @@ def search(
         run: folder of a calibrated model.
         budget: "bits=5" (mean of the weights quantized), "size=30MB" (of the stored tensors),
             "bitops=200G" or "latency=5ms" (one image and one text), or several that all hold.
-        choices: pairs of weight/input bits, "4/4,4/8,8/8"; by default weights of 3 to 8 bits, and
-            where inputs cost too, four pairs from 4/4 to 8/8.
+        choices: pairs of weight/input bits, "4/4,4/8,8/8"; by default weights of 3 to 8 bits and
+            inputs of the run's, or, where inputs cost too, four pairs from 4/4 to 8/8.
         data: pairs to calibrate and measure on; by default those of the run.
         samples: how many pairs to measure on, at most those that the recipe draws.
         model: where the float model lies now; by default where it lay.
@@ -79,9 +79,9 @@ def search(
     Raises:
         QkitError: anything the caller can mend, in one line.
     """
-    asked = ask(budget, choices, times, samples, rounding=rounding)
     folder, watch = read_run(Path(run)), progress or Silent()
     recipe, known = stored_recipe(folder), ModelReport.from_dict(folder.report)
+    asked = ask(recipe, budget, choices, times, samples, rounding=rounding)
     source = data or str(known.calibration["source"])
     calib = open_calibration(source, recipe.samples, recipe.seed, skip_bad=data is None)
     check_steps(recipe, asked)

@@ -107,9 +107,18 @@ def test_what_only_the_model_or_the_data_tell(calibrated):
 
 
 def test_several_budgets_are_a_list():
-    asked = read_asked({"budget": ["bits=4.5", "size=3MB"]})
+    asked = read_asked(replace(START, search={"budget": ["bits=4.5", "size=3MB"]}))
     assert [str(budget) for budget in asked.budgets] == ["bits=4.5", "size=3MB"]
     assert asked.rounding
+
+
+@pytest.mark.parametrize(
+    ("budget", "choices"),
+    [("bits=5", "3/4 4/4 5/4 6/4 8/4"), (["bits=5", "bitops=9G"], "4/4 4/8 6/6 8/8")],
+)
+def test_inputs_keep_their_bits_where_they_cost_nothing(budget, choices):
+    asked = read_asked(replace(START, search={"budget": budget}))
+    assert " ".join(map(str, asked.choices)) == choices
 
 
 def test_a_recipe_of_ones_own_may_search(tmp_path, calibrated, made):
