@@ -5,6 +5,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 import qkit
 from qkit.artifact.folder import read_run
@@ -42,6 +43,17 @@ def test_it_makes_what_a_search_and_a_calibration_make(made, calibrated, tmp_pat
     again = calibrated(found.recipe)
     assert again.report.embedding_cosine == made.report.embedding_cosine
     assert again.report.layers == made.report.layers
+
+
+def test_nothing_of_the_trials_is_left(calibrated):
+    """Coordinates and weights of the last trial are gone before the recipe found is run."""
+    recipe = replace(qkit.load_recipe("w4a4-mixed"), samples=6, search=SEARCH)
+    first = calibrated(recipe)
+    again = calibrated(first.recipe)
+    found, wanted = first.model.state_dict(), again.model.state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert first.report.layers == again.report.layers
 
 
 def test_the_run_is_made_by_the_recipe_that_it_stores(made, tmp_path):
