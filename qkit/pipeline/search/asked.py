@@ -17,7 +17,7 @@ from qkit.errors import RecipeError, SearchError
 from qkit.pipeline.search.units import Unit
 from qkit.recipe import Recipe, override
 from qkit.recipe.overrides import Overrides
-from qkit.recipe.values import check_keys, flag, whole
+from qkit.recipe.values import check_keys, flag, text, whole
 
 STORED_CHOICES = (3, 4, 5, 6, 8)  # of weights; bits of inputs cost nothing in a file
 COMPUTED_CHOICES = "4/4,4/8,6/6,8/8"
@@ -120,15 +120,11 @@ def read_asked(recipe: Recipe) -> Asked:
     if not isinstance(named, list) or not all(isinstance(one, str) for one in named):
         message = f"{source}: budget = {budget!r} is no text. Write 'bits=4', or a list of such."
         raise RecipeError(message)
-    texts = {key: table[key] for key in ("choices", "times") if key in table}
-    for key, value in texts.items():
-        if not isinstance(value, str):
-            message = f"{source}: {key} = {value!r} is no text. Put it in quotes."
-            raise RecipeError(message)
+    picked, times = (text(table, key, "", source) or None for key in ("choices", "times"))
     samples = whole(table, "samples", SAMPLES, 2, source)
     rounding = flag(table, "rounding", True, source)
     try:
-        return ask(recipe, named, **texts, samples=samples, rounding=rounding)
+        return ask(recipe, named, picked, times, samples, rounding=rounding)
     except SearchError as error:
         message = f"{source}: {error}"
         raise SearchError(message) from error

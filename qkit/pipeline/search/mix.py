@@ -29,7 +29,7 @@ def mixed(student: Student, recipe: Recipe, data: CalibrationData, progress: Pro
 
     Args:
         student: has the recipe's points; has those of a trial afterwards.
-        recipe: one without ``[search]`` comes back as it is.
+        recipe: has a ``[search]``.
         data: what is calibrated on.
         progress: who shows how far it is.
 
@@ -37,8 +37,6 @@ def mixed(student: Student, recipe: Recipe, data: CalibrationData, progress: Pro
         SearchError: a budget cannot be met.
         DataError: fewer than two pairs.
     """
-    if recipe.search is None:
-        return recipe
     asked, plain = read_asked(recipe), replace(recipe, search=None)
     with progress.phase("encode pairs", None):
         ground = open_ground(student, data, asked, "the recipe")

@@ -14,6 +14,7 @@ import qkit
 from qkit.artifact.folder import MODEL
 from qkit.errors import ArtifactError, RegistryError, SearchError
 from qkit.graph.layers import operand_bits
+from qkit.pipeline.search import explore as exploring
 from qkit.pipeline.search import search as searching
 from qkit.recipe import SchemeRule
 from qkit.recipe.schema import StepConfig
@@ -187,7 +188,7 @@ def test_mistakes_are_found_before_any_work(run, monkeypatch):
     for budget in ("bits=2", "bitops=1"):
         with pytest.raises(SearchError, match="cannot be met"):
             qkit.search(run, budget)
-    monkeypatch.setattr(searching, "check_steps", lambda *_: _refuse())
+    monkeypatch.setattr(exploring.Steps, "of", lambda recipe: _refuse())
     with pytest.raises(RegistryError):
         qkit.search(run, "bits=5")
 
