@@ -22,7 +22,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(help="Images at once.", min=1)] = 16,
     skip_bad: Annotated[bool, typer.Option(help="Leave unreadable images out, counted.")] = False,
     runtime: Annotated[
-        str | None, typer.Option(help="int8 or exact: in integers (simulated in float).")
+        str | None, typer.Option(help="int8, int4 or exact (else simulated in float).")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,

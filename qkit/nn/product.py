@@ -21,7 +21,9 @@ import torch
 from torch import Tensor
 
 from qkit.nn.integers import IntegerWeight
-from qkit.nn.operand import Move, Operand, inverse_of, nearest_levels
+from qkit.nn.operand import Move, Operand, Rounder, inverse_of, nearest_levels
+from qkit.nn.rounders import rounder_of
+from qkit.nn.tensor_quantizer import TensorQuantizer
 
 LARGEST = 255  # magnitude of an operand's integers
 WHOLE = 1 << 24  # up to where float32 holds all integers
@@ -59,6 +61,16 @@ class ExactProduct:
         self.packed = self._pack(values)
         self.bias = bias
         self.outer, self.inner = values.shape
+
+    @classmethod
+    def rounder_of(cls, point: TensorQuantizer | None) -> Rounder | str:
+        """What makes operands of an input that passes ``point``, or why nothing does."""
+        return rounder_of(point)
+
+    @classmethod
+    def unfit(cls, weight: IntegerWeight) -> str | None:
+        """Why a weight is none of this product's; None where it is."""
+        return None
 
     @cached_property
     def sums(self) -> Tensor:

@@ -100,17 +100,18 @@ def load_run(
         path: where it lies.
         runtime: None simulates integers in float, bit-identical to what was calibrated. "int8" runs
             the stored integers on the CPU's int8 kernels. "exact" does without them, on any
-            machine. Both only encode: nothing can be calibrated anew. Layers that compute in float
-            are listed in ``Run.runtime.fallbacks``, with a QkitWarning.
+            machine. "int4" is for runs whose inputs stay in float: weights of up to 4 bits stay
+            packed. All three only encode: nothing can be calibrated anew. Layers that are
+            simulated are listed in ``Run.runtime.fallbacks``, with a QkitWarning.
         device: where it is to compute. On "cuda" int8 runs on the tensor cores (``torch._int_mm``).
 
-    All three give the same images' features, bit for bit, where no gradient is computed and the
-    CPU's kernel multiplies by its scales in the usual order: a simulated layer multiplies whole
-    numbers too. Integer models cut texts where they end, so those are off by some 1e-7. With
-    gradients a simulated layer sums products of rounded floats. That moves a value that lies
-    between two levels to the other one now and then; the next layers see a whole step, and pass on
-    more, up to as much as rounding costs altogether. Half precision does the same, and so does
-    another order of attention's own sums, as on another machine.
+    Integers ("int8", "exact") and simulation give the same images' features, bit for bit, where no
+    gradient is computed and the CPU's kernel multiplies by its scales in the usual order: a
+    simulated layer multiplies whole numbers too. Integer models cut texts where they end, so those
+    are off by some 1e-7. With gradients a simulated layer sums products of rounded floats. That
+    moves a value that lies between two levels to the other one now and then; the next layers see a
+    whole step, and pass on more, up to as much as rounding costs altogether. Half precision does
+    the same, and so does another order of attention's own sums, as on another machine.
 
     Raises:
         ArtifactError: there is no run folder, it is damaged, or a newer qkit wrote it.

@@ -29,7 +29,7 @@ class SpeedRow:
     Attributes:
         what: "image"; "captions", texts of ordinary length; or "full texts", up to the context.
         batch: images or texts at once.
-        model: "fp32", "bf16" or "int8", or an export's format.
+        model: "fp32", "bf16", "int8" or "int4", or an export's format.
         cpu: processor time of the whole process, all threads together.
         wall: time on the clock.
         per_second: images or texts, by the clock.
@@ -71,8 +71,9 @@ class SpeedReport:
         repeats: batches measured.
         rows: timings.
         footprints: by model.
+        runtime: what ran it, "int8", or "int4" where only its weights are integers.
         layers: of the run.
-        in_float: how many of its layers no integer kernel ran, by reason.
+        in_float: how many of its layers had no kernel, by reason.
     """
 
     threads: int
@@ -80,6 +81,7 @@ class SpeedReport:
     repeats: int
     rows: tuple[SpeedRow, ...]
     footprints: Mapping[str, Footprint]
+    runtime: str
     layers: int
     in_float: Mapping[str, int]
 

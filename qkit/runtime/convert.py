@@ -23,7 +23,6 @@ from qkit.nn.layer import QuantLayer
 from qkit.nn.multihead import QuantMultiheadAttention
 from qkit.nn.operand import Rounder
 from qkit.nn.product import ExactProduct
-from qkit.nn.rounders import rounder_of
 from qkit.runtime.kernels import Kernel
 from qkit.runtime.modules import IntAttention, IntEmbedding, IntLinear, IntMlp, IntPatches
 from qkit.spec import PointId, Rounding
@@ -70,14 +69,14 @@ def convert(
     Raises:
         ArtifactError: integers of a weight have the wrong number.
     """
+    gemm = kernel.gemm or ExactProduct  # a token table needs none
     missing = kernel.missing if kernel.gemm is None else None
     kept: dict[PointId, Rounding] = {}
     found: list[Fallback] = []
     for group in _groups(layers):
-        plans = [_plan(layer, stored, missing) for layer in group]
+        plans = [_plan(layer, stored, gemm, missing) for layer in group]
         reasons = [plan for plan in plans if isinstance(plan, str)]
         if not reasons:
-            gemm = kernel.gemm or ExactProduct  # a token table needs none
             _put(model, group, [plan for plan in plans if not isinstance(plan, str)], gemm)
             continue
         for layer in group:
@@ -99,7 +98,9 @@ def _groups(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
             yield group
 
 
-def _plan(layer: Layer, stored: Stored, missing: str | None) -> _Plan | IntegerWeight | str:
+def _plan(
+    layer: Layer, stored: Stored, gemm: type[ExactProduct], missing: str | None
+) -> _Plan | IntegerWeight | str:
     """The parts of a layer's product (of an embedding, its table), or why there is none."""
     module, point = layer.module, layer.weight_quantizer
     if isinstance(module, QuantSDPA):
@@ -108,14 +109,16 @@ def _plan(layer: Layer, stored: Stored, missing: str | None) -> _Plan | IntegerW
         return "its weight stays in float" if layer.input_quantizers else FLOAT
     table = isinstance(module, QuantEmbedding)
     unfit = None if table else missing or _overlapping(module)
-    rounder = rounder_of(next(iter(layer.input_quantizers), None))
+    rounder = gemm.rounder_of(next(iter(layer.input_quantizers), None))
     if unfit is not None or (isinstance(rounder, str) and not table):
         return unfit or str(rounder)
     shape = (len(module.weight), module.weight[0].numel())
     codes = unpack(stored.packed[f"{layer.name}.weight"], point.spec.bits, shape)
     weight = integer_weight(codes, point)
-    if isinstance(weight, str) or isinstance(rounder, str):
+    if isinstance(weight, str) or isinstance(rounder, str) or table:
         return weight
+    if (unfit := gemm.unfit(weight)) is not None:
+        return unfit
     rounding = stored.roundings.get(point.point)
     correction = None if rounding is None else rounding.correction
     bias = integer_bias(weight, getattr(module, "bias", None), correction, layer.transform)

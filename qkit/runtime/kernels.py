@@ -16,11 +16,13 @@ from qkit.nn.operand import Operand
 from qkit.nn.product import ExactProduct
 from qkit.runtime.gemm import Gemm
 from qkit.runtime.matmul import MatmulGemm
+from qkit.runtime.weight_only import WeightOnlyProduct
 
 NAMES: Mapping[type[ExactProduct] | None, str] = MappingProxyType(
     {
         Gemm: "oneDNN's int8 kernels",
         MatmulGemm: "torch._int_mm",
+        WeightOnlyProduct: "torch's kernel for float inputs and 4-bit weights",
         ExactProduct: "float products of few integers at once",
         None: "",
     }
@@ -29,6 +31,7 @@ DEVICES = ("cpu", "cuda")
 RUNTIMES: Mapping[str, Mapping[str, tuple[type[ExactProduct], ...]]] = MappingProxyType(
     {
         "int8": {"cpu": (Gemm, MatmulGemm), "cuda": (MatmulGemm,)},
+        "int4": {"cpu": (WeightOnlyProduct,), "cuda": (WeightOnlyProduct,)},
         "exact": {"cpu": (ExactProduct,), "cuda": (ExactProduct,)},
     }
 )
@@ -69,18 +72,26 @@ def missing_kernel(
     """Why a product cannot run, or is not exact, on a device; None where it can."""
     if gemm is Gemm and not _has_onednn():
         return "this torch has no oneDNN int8 kernels"
-    values = torch.tensor([[127, 127], [-128, -128]], dtype=torch.int8)
-    rows = torch.tensor([[255, 255], [1, 130]], dtype=torch.uint8)  # sums beyond 16 bits
-    expected = (rows.int() - 7) @ values.int().T
+    weight, operand, expected = _trial(gemm)
     try:
-        product = gemm(IntegerWeight(values, torch.ones(2)), None)
-        placed = product.moved(lambda tensor: tensor.to(device))
-        found = placed(Operand(rows.to(device), 1.0, 7)).cpu()
+        product = gemm(weight, None).moved(lambda tensor: tensor.to(device))
+        found = product(operand._replace(values=operand.values.to(device))).cpu()
     except RuntimeError as error:
         return f"{NAMES[gemm]} failed here ({str(error).splitlines()[0]})"
-    if not torch.equal(found, expected.float()):
+    if not torch.equal(found, expected):
         return f"{NAMES[gemm]} saturate or fail here"
     return None
+
+
+def _trial(gemm: type[ExactProduct]) -> tuple[IntegerWeight, Operand, torch.Tensor]:
+    """The largest integers that a product takes, and what it is to give."""
+    if gemm is WeightOnlyProduct:
+        values, rows, zero = [[7, 7], [-8, -8]], torch.tensor([[4.0, 0.5], [1.0, -2.0]]), 0
+    else:  # sums beyond 16 bits
+        values, zero = [[127, 127], [-128, -128]], 7
+        rows = torch.tensor([[255, 255], [1, 130]], dtype=torch.uint8)
+    weight = IntegerWeight(torch.tensor(values, dtype=torch.int8), torch.ones(2))
+    return weight, Operand(rows, 1.0, zero), (rows.float() - zero) @ weight.values.float().T
 
 
 def _has_onednn() -> bool:

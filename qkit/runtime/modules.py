@@ -27,10 +27,10 @@ def in_blocks(rows: Tensor, work: Callable[[Tensor], Tensor], whole: bool) -> Te
     """``work(rows)``, in even parts unless they are to stay ``whole``.
 
     Scales of rows are applied behind the kernel, in several passes over its float output. One scale
-    for all is applied within it, and parts gain nothing.
+    for all is applied within it, and parts gain nothing; neither do they on a CUDA device.
     """
     parts = -(-len(rows) // BLOCK)
-    if parts <= 1 or whole:
+    if parts <= 1 or whole or rows.is_cuda:
         return work(rows)
     return torch.cat([work(part) for part in rows.chunk(parts)])
 
@@ -50,7 +50,7 @@ class _Multiplying(nn.Module):
         moved = fn(torch.zeros(1))
         if moved.dtype != torch.float32:
             message = (
-                "an int8 model computes in float32 between its integer layers, not in "
+                "an integer model computes in float32 between its integer layers, not in "
                 f"{moved.dtype}. Leave it as it was loaded."
             )
             raise ModelError(message)

@@ -15,7 +15,7 @@ from qkit.pipeline.bench.bench import bench
 from qkit.pipeline.bench.memory import memory_of
 from qkit.recipe import Recipe, SchemeRule
 from qkit.runtime.kernels import missing_kernel
-from qkit.spec import QuantSpec, Scheme
+from qkit.spec import Granularity, QuantSpec, Scheme
 from tests.cli.conftest import one_line_error
 
 QUICK = ("--repeats=2", "--threads=1", "--no-memory")
@@ -91,6 +91,17 @@ def test_a_run_without_integer_products_has_no_speed(qkit, save_run):
     recipe = Recipe((SchemeRule("*", scheme=Scheme(QuantSpec(8, symmetric=True), None)),))
     path = save_run(bits=None, recipe=recipe, overrides=library.Overrides(samples=4))
     one_line_error(qkit("bench", path, *QUICK), "no layer of", "its input stays in float")
+
+
+def test_packed_weights_under_float_inputs_are_timed(qkit, save_run):
+    weight = QuantSpec(4, symmetric=True, granularity=Granularity.CHANNEL)
+    recipe = Recipe((SchemeRule("*", scheme=Scheme(weight, None)),))
+    path = save_run(bits=None, recipe=recipe, overrides=library.Overrides(samples=4))
+    report = json.loads(qkit("bench", path, "-b", 2, "--only=image", *QUICK, "--json").stdout)
+    assert [row["model"] for row in report["rows"]] == ["fp32", "bf16", "int4"]
+    assert (report["runtime"], list(report["footprints"])) == ("int4", ["fp32", "bf16", "int4"])
+    held, peak = memory_of("int4", path, 1, 1)
+    assert 0 < held <= peak
 
 
 def test_unknown_names(qkit, saved, tmp_path):

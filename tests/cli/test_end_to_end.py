@@ -133,7 +133,9 @@ def test_evaluate_refuses_an_unknown_runtime(first_run, qkit, shapes):
     out, _ = first_run
     result = qkit("evaluate", out, f"--data=classes:{shapes / 'classes'}", "--runtime=int9")
     assert result.exit_code == 1
-    assert "unknown runtime 'int9'. Use one of: int8, exact." in " ".join(result.stderr.split())
+    assert "unknown runtime 'int9'. Use one of: int8, int4, exact." in " ".join(
+        result.stderr.split()
+    )
 
 
 def test_json_output_is_the_stored_report(qkit, calibrate_args, tmp_path):

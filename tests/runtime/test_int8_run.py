@@ -166,7 +166,7 @@ def test_where_it_is_it_may_be_put(both, pixels):
 
 
 def test_an_unknown_runtime(both):
-    with pytest.raises(ModelError, match=r"unknown runtime 'int3'. Use one of: int8, exact."):
+    with pytest.raises(ModelError, match=r"unknown runtime 'int3'. Use one of: int8, int4, exact."):
         qkit.load(both("W4A4").path, runtime="int3")
 
 

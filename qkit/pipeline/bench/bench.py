@@ -15,8 +15,8 @@ from qkit.exports.opened import ExportFolder
 from qkit.pipeline.bench.clock import Reading, interleaved, summarize, threads
 from qkit.pipeline.bench.contenders import (
     BF16,
+    FLOATS,
     FP32,
-    MODELS,
     WHAT,
     load_all,
     load_export,
@@ -87,7 +87,14 @@ def bench(
     assert run.runtime is not None
     reasons = Counter(fallback.reason for fallback in run.runtime.fallbacks)
     return SpeedReport(
-        given, warmup, repeats, tuple(rows), footprints, len(run.layers), dict(reasons)
+        given,
+        warmup,
+        repeats,
+        tuple(rows),
+        footprints,
+        run.runtime.name,
+        len(run.layers),
+        dict(reasons),
     )
 
 
@@ -117,7 +124,8 @@ def _footprints(
 ) -> dict[str, Footprint]:
     """Files and memory by model; without ``progress``, files only."""
     size = run.report.size
-    files = dict.fromkeys(MODELS, size["quantized_bytes"])
+    assert run.runtime is not None
+    files = dict.fromkeys((*FLOATS, run.runtime.name), size["quantized_bytes"])
     files |= {FP32: size["float_bytes"], BF16: size["float_bytes"] // 2}
     files |= {name: export.bytes for name, export in exports.items()}
     taken: dict[str, tuple[int, int] | None] = dict.fromkeys(files)

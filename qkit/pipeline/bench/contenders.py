@@ -22,8 +22,9 @@ from qkit.errors import ModelError, QkitWarning
 from qkit.exports.opened import ExportFolder, read_export
 from qkit.pipeline.load import Run, load_run
 
-FP32, BF16, INT8 = "fp32", "bf16", "int8"
-MODELS = (FP32, BF16, INT8)
+FP32, BF16, INT8, INT4 = "fp32", "bf16", "int8", "int4"
+FLOATS = (FP32, BF16)
+MODELS = (*FLOATS, INT8)
 WHAT = ("image", "captions", "full texts")
 
 
@@ -35,25 +36,30 @@ class Batch(NamedTuple):
 
 
 def integer_run(path: Path) -> Run:
-    """Load a run in integers; what falls back is told in the report.
+    """Load a run in integers, or with packed weights where inputs stay in float.
+
+    What falls back is told in the report.
 
     Raises:
         ArtifactError: it cannot be loaded.
-        ModelError: no layer of it multiplies in integers, so there is no speed to measure.
+        ModelError: no layer of it has a kernel, so there is no speed to measure.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", QkitWarning)
-        run = load_run(path, runtime=INT8)
-    assert run.runtime is not None
-    multiplying = {layer.name for layer in run.layers if layer.kind != "embedding"}
-    fallbacks = run.runtime.fallbacks
-    if multiplying <= {fallback.layer for fallback in fallbacks}:
-        message = (
-            f"no layer of {path} multiplies in integers here ({fallbacks[0].reason}), and a "
-            "simulation's speed says nothing. Use a run with weights and inputs of integers."
-        )
-        raise ModelError(message)
-    return run
+    reasons: list[str] = []
+    for runtime in (INT8, INT4):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", QkitWarning)
+            run = load_run(path, runtime=runtime)
+        assert run.runtime is not None
+        multiplying = {layer.name for layer in run.layers if layer.kind != "embedding"}
+        simulated = {fallback.layer: fallback.reason for fallback in run.runtime.fallbacks}
+        if not multiplying <= simulated.keys():
+            return run
+        reasons.append(next(iter(simulated.values())))
+    message = (
+        f"no layer of {path} multiplies in integers here ({reasons[0]}), and a simulation's speed "
+        "says nothing. Use a run with weights and inputs of integers."
+    )
+    raise ModelError(message)
 
 
 def float_model(path: Path, dtype: torch.dtype) -> ClipModel:
@@ -67,9 +73,10 @@ def float_model(path: Path, dtype: torch.dtype) -> ClipModel:
 def load_all(path: Path) -> tuple[Run, dict[str, nn.Module]]:
     """The run in integers, and all models by name."""
     run = integer_run(path)
+    assert run.runtime is not None
     floats = {FP32: torch.float32, BF16: torch.bfloat16}
     models = {name: float_model(path, dtype).model for name, dtype in floats.items()}
-    return run, {**models, INT8: run.model}
+    return run, {**models, run.runtime.name: run.model}
 
 
 def open_exports(path: Path, folders: Sequence[Path]) -> dict[str, ExportFolder]:

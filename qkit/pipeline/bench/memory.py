@@ -17,7 +17,7 @@ from qkit.clip.text import accept_short_texts
 from qkit.exports.optional import require
 from qkit.pipeline.bench.contenders import (
     BF16,
-    INT8,
+    FLOATS,
     encode,
     float_model,
     integer_run,
@@ -36,7 +36,7 @@ def memory_of(
     """Bytes held after one batch of each tower and the most at once, above the imports.
 
     Args:
-        model: "fp32", "bf16" or "int8", or any name for an export.
+        model: "fp32", "bf16", "int8" or "int4", or any name for an export.
         path: run folder.
         batch: images or texts at once.
         threads: for torch, or what runs the export.
@@ -60,7 +60,7 @@ def _measure(
         return _measure_export(path, export, batch, threads)
     before = _start()
     dtype = torch.bfloat16 if model == BF16 else torch.float32
-    clip = integer_run(path).clip if model == INT8 else float_model(path, dtype)
+    clip = float_model(path, dtype) if model in FLOATS else integer_run(path).clip
     with torch.inference_mode():
         for what in WHATS:
             encode(clip.model, make_batch(clip, what, batch))

@@ -16,7 +16,7 @@ NOTE = (
     "tokenizer gives them"
 )
 EXPORTS_NOTE = "exports: in the runtime they are for, texts cut behind the longest of a batch"
-OWN = frozenset({"fp32", "bf16", "int8"})
+OWN = frozenset({"fp32", "bf16", "int8", "int4"})
 SIZES_NOTE = "file: weights; held, peak: memory above the imported packages, in a fresh process"
 MB = 1e6
 
@@ -54,7 +54,7 @@ def _print_sizes(report: SpeedReport, console: Console) -> None:
     if report.in_float:
         said = "; ".join(f"{count}: {reason}" for reason, count in report.in_float.items())
         count = sum(report.in_float.values())
-        note = f"int8: {count} of {report.layers} layers compute in float ({said})"
+        note = f"{report.runtime}: {count} of {report.layers} layers compute in float ({said})"
         console.print(Text(note, style="dim"))
 
 
