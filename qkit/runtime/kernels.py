@@ -16,13 +16,14 @@ from qkit.nn.operand import Operand
 from qkit.nn.product import ExactProduct
 from qkit.runtime.gemm import Gemm
 from qkit.runtime.matmul import MatmulGemm
-from qkit.runtime.weight_only import WeightOnlyProduct
+from qkit.runtime.weight_only import CudaPackedProduct, PackedProduct
 
 NAMES: Mapping[type[ExactProduct] | None, str] = MappingProxyType(
     {
         Gemm: "oneDNN's int8 kernels",
         MatmulGemm: "torch._int_mm",
-        WeightOnlyProduct: "torch's kernel for float inputs and 4-bit weights",
+        CudaPackedProduct: "torch's kernel for float inputs and 4-bit weights",
+        PackedProduct: "float products of unpacked 4-bit weights",
         ExactProduct: "float products of few integers at once",
         None: "",
     }
@@ -31,7 +32,7 @@ DEVICES = ("cpu", "cuda")
 RUNTIMES: Mapping[str, Mapping[str, tuple[type[ExactProduct], ...]]] = MappingProxyType(
     {
         "int8": {"cpu": (Gemm, MatmulGemm), "cuda": (MatmulGemm,)},
-        "int4": {"cpu": (WeightOnlyProduct,), "cuda": (WeightOnlyProduct,)},
+        "int4": {"cpu": (PackedProduct,), "cuda": (CudaPackedProduct, PackedProduct)},
         "exact": {"cpu": (ExactProduct,), "cuda": (ExactProduct,)},
     }
 )
@@ -85,7 +86,7 @@ def missing_kernel(
 
 def _trial(gemm: type[ExactProduct]) -> tuple[IntegerWeight, Operand, torch.Tensor]:
     """The largest integers that a product takes, and what it is to give."""
-    if gemm is WeightOnlyProduct:
+    if issubclass(gemm, PackedProduct):
         values, rows, zero = [[7, 7], [-8, -8]], torch.tensor([[4.0, 0.5], [1.0, -2.0]]), 0
     else:  # sums beyond 16 bits
         values, zero = [[127, 127], [-128, -128]], 7

@@ -19,6 +19,7 @@ from qkit.nn.multihead import QuantMultiheadAttention
 from qkit.nn.operand import Rounder
 from qkit.nn.product import ExactProduct, Requantized
 from qkit.nn.rounders import StaticRounder
+from qkit.runtime.weight_only import FloatRows
 
 BLOCK = 256  # rows whose float values stay in the cache
 
@@ -80,7 +81,7 @@ class IntLinear(_Multiplying):
         def product(rows: Tensor) -> Tensor:
             return self.gemm(self.rounder(rows), activation)
 
-        whole = isinstance(self.rounder, StaticRounder)
+        whole = isinstance(self.rounder, StaticRounder | FloatRows)
         return in_blocks(x.flatten(0, -2), product, whole).view(*x.shape[:-1], -1)
 
     def __rmatmul__(self, x: Tensor) -> Tensor:
@@ -102,7 +103,7 @@ class IntMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., dim)`` to ``(..., dim)``."""
-        whole = self.between is not None
+        whole = self.between is not None or isinstance(self.c_proj.rounder, FloatRows)
         return in_blocks(x.flatten(0, -2), self._rows, whole).view(*x.shape[:-1], -1)
 
     def _rows(self, rows: Tensor) -> Tensor:

@@ -2,10 +2,10 @@
 # SPDX-FileCopyrightText: The qkit authors
 """Weights that stay packed to 4 bits while inputs are floats: less memory, not less arithmetic.
 
-torch's kernels take codes 0 to 15 for -8 to 7 in groups of a row, each group with a scale and a
-zero point. Here these are 1 and 0, so that the kernel sums products of inputs and whole numbers,
-and a row's one scale and the bias follow as behind any other product. CPUs sum float32, CUDA
-devices take inputs in bfloat16.
+A row's whole numbers from -8 to 7 multiply the input as floats; its one scale and the bias follow,
+as behind any other product. On CUDA devices torch's kernel unpacks as it multiplies, in bfloat16.
+Elsewhere a weight is unpacked for each call and forgotten: torch's kernel for CPUs takes many times
+as long in float32.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qkit.errors import ModelError
 from qkit.nn.integers import IntegerWeight
 from qkit.nn.operand import Move, Operand, Rounder
 from qkit.nn.product import ExactProduct
 from qkit.nn.tensor_quantizer import TensorQuantizer
 
 LOWEST, HIGHEST = -8, 7
-ROWS = 16  # what outputs divide by
-GROUPS = (256, 128, 64, 32)  # sizes that both kernels know; inputs divide by the last
-TILES = 2  # how many parts of an input CUDA packs together
+GROUPS = (256, 128, 64, 32)  # of inputs, that the CUDA kernel knows; inputs divide by the last
+ROWS = 8  # what its outputs divide by
+TILES = 2  # how many of its tiles of 16 inputs lie together
 
 
 class FloatRows:
@@ -40,14 +41,8 @@ class FloatRows:
         """Nothing to move."""
 
 
-class WeightOnlyProduct(ExactProduct):
-    """A weight of 4-bit integers and its bias; operands are floats."""
-
-    def __init__(self, weight: IntegerWeight, bias: Tensor | None) -> None:
-        super().__init__(weight, bias)
-        width = self.inner + -self.inner % GROUPS[-1]
-        self.group = next(size for size in GROUPS if width % size == 0)
-        self.units = _units(width // self.group, self.outer, self.packed)
+class PackedProduct(ExactProduct):
+    """A weight of 4-bit integers, two a byte, and its bias; operands are floats."""
 
     @classmethod
     def rounder_of(cls, point: TensorQuantizer | None) -> Rounder | str:
@@ -58,44 +53,81 @@ class WeightOnlyProduct(ExactProduct):
 
     @classmethod
     def unfit(cls, weight: IntegerWeight) -> str | None:
-        """Why a weight is none of this product's."""
+        """Why a weight is none of this product's; None where it is."""
         lowest, highest = map(int, weight.values.aminmax())
         if lowest >= LOWEST and highest <= HIGHEST:
             return None
         return f"its weight takes integers from {lowest} to {highest}, not {LOWEST} to {HIGHEST}"
 
-    def moved(self, fn: Move) -> Self:
-        """The same on another device, packed anew where that packs in another way."""
-        if fn(self.scale[:0]).device.type == self.packed.device.type:
-            other = super().moved(fn)
-            other.units = fn(self.units)
-            return other
-        one = torch.eye(self.inner, device=self.scale.device)
-        values = self._accumulated(Operand(one, 1.0, 0)).T.to(torch.int8)
-        bias = None if self.bias is None else fn(self.bias)
-        return type(self)(IntegerWeight(fn(values), fn(self.scale)), bias)
-
     @staticmethod
     def _pack(values: Tensor) -> Tensor:
-        outer, inner = values.shape
-        codes = F.pad(values, (0, -inner % GROUPS[-1], 0, -outer % ROWS)).int() - LOWEST
-        if values.is_cuda:
-            pairs = (codes[:, ::2] << 4 | codes[:, 1::2]).to(torch.uint8)
-            return torch._convert_weight_to_int4pack(pairs, TILES)
-        return torch._convert_weight_to_int4pack_for_cpu(codes, TILES)
+        """The first half of a row in the lower half of each byte, the second in the upper."""
+        codes = (F.pad(values, (0, values.shape[1] % 2)) - LOWEST).view(torch.uint8)
+        first, second = codes.chunk(2, 1)
+        return first | second << 4
+
+    def _values(self) -> Tensor:
+        """The weight's whole numbers, float32 ``(out, in)``."""
+        outer, half = self.packed.shape
+        values = torch.empty(outer, 2 * half, device=self.packed.device)
+        values[:, :half] = self.packed & 15
+        values[:, half:] = self.packed >> 4
+        return values.add_(LOWEST)[:, : self.inner]
 
     def _accumulated(self, operand: Operand) -> Tensor:
         """The sums, ``(rows, out)``."""
-        rows = F.pad(operand.values, (0, -self.inner % GROUPS[-1])).to(self.units.dtype)
-        cuda = rows.is_cuda
-        multiply = torch._weight_int4pack_mm if cuda else torch._weight_int4pack_mm_for_cpu
-        sums: Tensor = multiply(rows.contiguous(), self.packed, self.group, self.units)
+        return operand.values @ self._values().T
+
+
+class CudaPackedProduct(PackedProduct):
+    """The same, which a CUDA device multiplies by torch's kernel once it has been moved there.
+
+    Attributes:
+        units: bfloat16 ``(groups, outputs, 2)``: scale 1 and zero point 0 for all groups; None
+            before it is on such a device.
+    """
+
+    units: Tensor | None = None
+
+    def moved(self, fn: Move) -> Self:
+        """The same on another device, as ``nn.Module.to`` asks for.
+
+        Raises:
+            ModelError: the weight, laid out for a CUDA device, would leave it.
+        """
+        other = super().moved(fn)
+        if self.units is not None:
+            if not other.packed.is_cuda:
+                message = (
+                    "the weights of this int4 model are laid out for a CUDA device. Load the run "
+                    "with device='cpu' instead of moving it."
+                )
+                raise ModelError(message)
+            other.units = fn(self.units)
+        elif other.packed.is_cuda:
+            other.packed, other.units = _laid_out(other._values())
+        return other
+
+    def _accumulated(self, operand: Operand) -> Tensor:
+        """The sums, ``(rows, out)``."""
+        if self.units is None:
+            return super()._accumulated(operand)
+        rows = F.pad(operand.values, (0, -self.inner % GROUPS[-1])).bfloat16().contiguous()
+        group = rows.shape[1] // len(self.units)
+        sums: Tensor = torch._weight_int4pack_mm(rows, self.packed, group, self.units)
         return sums[:, : self.outer]
 
 
-def _units(groups: int, outer: int, like: Tensor) -> Tensor:
-    """Scale 1 and zero point 0 for every group of every output, ``(groups, outputs, 2)``."""
-    dtype = torch.bfloat16 if like.is_cuda else torch.float32
-    units = torch.zeros(groups, outer + -outer % ROWS, 2, dtype=dtype, device=like.device)
+def _laid_out(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers ``(out, in)`` as the CUDA kernel reads them, and its scales and zero points.
+
+    Even inputs go to the upper half of a byte, odd ones to the lower.
+    """
+    outer, inner = values.shape
+    padded = F.pad(values, (0, -inner % GROUPS[-1], 0, -outer % ROWS)).sub_(LOWEST)
+    codes, width = padded.to(torch.uint8), padded.shape[1]
+    pairs = codes[:, ::2] << 4 | codes[:, 1::2]
+    group = next(size for size in GROUPS if width % size == 0)
+    units = torch.zeros(width // group, len(codes), 2, dtype=torch.bfloat16, device=values.device)
     units[..., 0] = 1
-    return units
+    return torch._convert_weight_to_int4pack(pairs, TILES), units

@@ -18,7 +18,7 @@ from qkit.nn.operand import Operand
 from qkit.recipe import Recipe, SchemeRule
 from qkit.runtime.kernels import missing_kernel
 from qkit.runtime.modules import IntAttention, IntEmbedding, IntLinear, IntMlp, IntPatches
-from qkit.runtime.weight_only import WeightOnlyProduct
+from qkit.runtime.weight_only import CudaPackedProduct, PackedProduct, _laid_out
 from qkit.spec import Granularity, GridKind, QuantSpec, Scheme
 from tests.runtime.conftest import int8
 
@@ -28,7 +28,7 @@ FOUR = QuantSpec(4, **PER_CHANNEL)
 
 @pytest.fixture(autouse=True)
 def _kernels():
-    if (missing := missing_kernel(WeightOnlyProduct)) is not None:
+    if (missing := missing_kernel(PackedProduct)) is not None:
         pytest.skip(missing)
 
 
@@ -43,39 +43,47 @@ def numbers(rows, inner, outer):
 @given(st.integers(1, 40), st.integers(1, 600), st.integers(1, 40), st.booleans())
 def test_any_size_gives_the_product_of_what_the_integers_stand_for(rows, inner, outer, biased):
     x, weight, bias = numbers(rows, inner, outer)
-    found = WeightOnlyProduct(weight, bias if biased else None)(Operand(x, 1.0, 0))
+    found = PackedProduct(weight, bias if biased else None)(Operand(x, 1.0, 0))
     expected = (x.double() @ weight.values.T.double()) * weight.scale.double()
     expected = expected + bias.double() if biased else expected
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_it_holds_half_a_byte_a_weight():
-    product = WeightOnlyProduct(*numbers(1, 768, 768)[1:])
-    assert product.packed.nbytes == 768 * 768 // 2
-    assert product.units.nbytes == 768 * 768 // 32
+    product = PackedProduct(*numbers(1, 767, 64)[1:])
+    assert product.packed.nbytes == 768 * 64 // 2
 
 
 @pytest.mark.parametrize(("value", "fits"), [(-9, False), (-8, True), (7, True), (8, False)])
 def test_weights_of_more_than_4_bits_are_refused(value, fits):
     values = torch.zeros(3, 5, dtype=torch.int8)
     values[1, 2] = value
-    reason = WeightOnlyProduct.unfit(IntegerWeight(values, torch.ones(3)))
+    reason = PackedProduct.unfit(IntegerWeight(values, torch.ones(3)))
     assert (reason is None) == fits
     assert fits or f"{min(value, 0)} to {max(value, 0)}" in reason
 
 
-def test_another_device_gets_the_integers_that_were_packed():
-    _, weight, bias = numbers(1, 70, 20)
-    handed = []
+@pytest.mark.parametrize("which", [PackedProduct, CudaPackedProduct])
+def test_another_device_gets_everything(which):
+    x, weight, bias = numbers(3, 70, 20)
+    moved = which(weight, bias).moved(lambda tensor: tensor.to("meta"))
+    assert all(tensor.is_meta for tensor in (moved.packed, moved.scale, moved.bias))
+    assert moved(Operand(x.to("meta"), 1.0, 0)).shape == (3, 20)
 
-    def move(tensor):
-        handed.append(tensor)
-        return tensor.to("meta")
 
-    moved = WeightOnlyProduct(weight, bias).moved(move)
-    assert all(tensor.is_meta for tensor in (moved.packed, moved.units, moved.bias))
-    (values,) = [tensor for tensor in handed if tensor.dtype == torch.int8]
-    assert torch.equal(values, weight.values)
+def test_layouts_of_the_cuda_kernel(monkeypatch):
+    """By hand: pairs of neighbours, the even one above, and groups of a size that it knows."""
+    packed = []
+    monkeypatch.setattr(
+        torch, "_convert_weight_to_int4pack", lambda pairs, tiles: packed.append((pairs, tiles))
+    )
+    _, units = _laid_out(torch.arange(-8.0, 8.0).repeat(3, 5))
+    pairs, tiles = packed[0]
+    assert (pairs.shape, units.shape, tiles) == ((8, 48), (3, 8, 2), 2)  # 80 inputs are 3 times 32
+    assert pairs[0, :8].tolist() == [16 * even + even + 1 for even in range(0, 16, 2)]
+    assert pairs[0, 40:].unique().tolist() == pairs[3:].unique().tolist() == [8 * 16 + 8]  # zeros
+    assert units[..., 0].unique().item() == 1
+    assert units[..., 1].unique().item() == 0
 
 
 def saved(save_run, *rules):
@@ -110,7 +118,7 @@ def test_all_weights_stay_packed(run):
     assert {kind: kinds.count(kind) for kind in wanted} == wanted
     assert not [module for module in loaded.model.modules() if isinstance(module, QuantLayer)]
     assert {f.layer.rpartition(".")[2] for f in loaded.runtime.fallbacks} == {"sdpa"}
-    assert loaded.runtime.kernel.endswith("4-bit weights")
+    assert loaded.runtime.kernel == "float products of unpacked 4-bit weights"
 
 
 def test_a_copy_computes_the_same(run, pixels, tokens):

@@ -46,9 +46,7 @@ def integer_run(path: Path) -> Run:
     """
     reasons: list[str] = []
     for runtime in (INT8, INT4):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", QkitWarning)
-            run = load_run(path, runtime=runtime)
+        run = load_quietly(path, runtime)
         assert run.runtime is not None
         multiplying = {layer.name for layer in run.layers if layer.kind != "embedding"}
         simulated = {fallback.layer: fallback.reason for fallback in run.runtime.fallbacks}
@@ -60,6 +58,13 @@ def integer_run(path: Path) -> Run:
         "says nothing. Use a run with weights and inputs of integers."
     )
     raise ModelError(message)
+
+
+def load_quietly(path: Path, runtime: str) -> Run:
+    """Load a run, without a warning of what falls back."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", QkitWarning)
+        return load_run(path, runtime=runtime)
 
 
 def float_model(path: Path, dtype: torch.dtype) -> ClipModel:

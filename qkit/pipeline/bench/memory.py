@@ -20,8 +20,8 @@ from qkit.pipeline.bench.contenders import (
     FLOATS,
     encode,
     float_model,
-    integer_run,
     load_export,
+    load_quietly,
     make_batch,
     open_exports,
 )
@@ -60,7 +60,7 @@ def _measure(
         return _measure_export(path, export, batch, threads)
     before = _start()
     dtype = torch.bfloat16 if model == BF16 else torch.float32
-    clip = float_model(path, dtype) if model in FLOATS else integer_run(path).clip
+    clip = float_model(path, dtype) if model in FLOATS else load_quietly(path, model).clip
     with torch.inference_mode():
         for what in WHATS:
             encode(clip.model, make_batch(clip, what, batch))
