@@ -18,11 +18,9 @@ class ExportLinear(nn.Module):
 
     Attributes:
         int8_original_dtype: where open_clip looks for the type to compute in.
-        weight_quantizer: none: a P4Q adapter asks its layers for one, to see whether it is off.
     """
 
     int8_original_dtype = torch.float32
-    weight_quantizer = None
 
     def __init__(self, quantizer: nn.Module, product: nn.Module) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qkit.graph.layers import Layer
+from qkit.graph.layers import Layer, list_points
 from qkit.nn.linear import QuantLinear
 from qkit.nn.tensor_quantizer import Mode, TensorQuantizer
 from qkit.numerics import EPS
@@ -84,7 +84,7 @@ class QuantAdapter(nn.Module):
 
     @property
     def _off(self) -> bool:
-        point = self.down.weight_quantizer
+        point = next(iter(list_points(self.down)), None)  # none in float, or once in integers
         return point is not None and point.mode is Mode.OFF
 
 

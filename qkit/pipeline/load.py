@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from qkit.artifact.folder import RunFolder, read_run
-from qkit.artifact.tensors import from_tensors
+from qkit.artifact.tensors import from_tensors, to_tensors
 from qkit.clip.blank import blank
 from qkit.clip.layout import swap_clip
 from qkit.clip.model import ClipModel, rebuild
@@ -126,13 +126,13 @@ def load_run(
         tensors = reading.result()
     learned = stored_learned(folder)
     fallbacks = _fill(clip.model, layers, tensors, kernel)
+    count, more = (0, ()) if kernel is None else _fill_adapter(learned, kernel)
     served = clip if learned is None else learned.applied_to(clip)
     served.model.to(place)
     how = None
     if runtime is not None and kernel is not None:
-        more = _adapter_fallbacks(learned)
         how = Runtime(runtime, NAMES[kernel.gemm], (*fallbacks, *more))
-        _tell(how, kernel.missing, len(layers) + len(more))
+        _tell(how, kernel.missing, len(layers) + count)
         del tensors
         trim_heap()
     return Run(folder, served, layers, recipe, ModelReport.from_dict(folder.report), learned, how)
@@ -167,12 +167,14 @@ def _fill(
     return fill_integers(model, layers, tensors, kernel)
 
 
-def _adapter_fallbacks(learned: Learned | None) -> tuple[Fallback, ...]:
-    """A fine-tuned run's adapter is simulated, whatever runs the towers."""
-    if learned is None or learned.adapter is None or learned.adapter.bits is None:
-        return ()
-    names = (f"{MEMBER}.{layer.name}" for layer in learned.adapter.layers)
-    return tuple(Fallback(name, "it belongs to the adapter, which is simulated") for name in names)
+def _fill_adapter(learned: Learned | None, kernel: Kernel) -> tuple[int, tuple[Fallback, ...]]:
+    """Let a fine-tuned run's adapter multiply in integers, too; its layers, and which do not."""
+    adapter = None if learned is None else learned.adapter
+    if adapter is None or adapter.bits is None:
+        return 0, ()
+    layers = adapter.layers
+    found = fill_integers(adapter, layers, to_tensors(adapter, layers), kernel)
+    return len(layers), tuple(Fallback(f"{MEMBER}.{f.layer}", f.reason) for f in found)
 
 
 def _tell(runtime: Runtime, missing: str, total: int) -> None:
