@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Runtime:
     fallbacks: tuple[Fallback, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Run:
     """A run folder brought back to life.
 
@@ -61,7 +62,6 @@ class Run:
         clip: the quantized model with tokenizer and preprocessing.
         layers: the model's layers.
         recipe: how it was quantized.
-        report: what was measured.
         learned: the prompt and the adapter of a fine-tuned run, both in use; None for other runs.
         runtime: how its model computes; None where integers are simulated in float.
     """
@@ -70,7 +70,6 @@ class Run:
     clip: ClipModel
     layers: tuple[Layer, ...]
     recipe: Recipe
-    report: ModelReport
     learned: Learned | None = None
     runtime: Runtime | None = None
 
@@ -78,6 +77,15 @@ class Run:
     def model(self) -> nn.Module:
         """The quantized model, in eval mode."""
         return self.clip.model
+
+    @cached_property
+    def report(self) -> ModelReport:
+        """What was measured; made when it is asked for, since a served model needs none.
+
+        Raises:
+            ArtifactError: the stored report is damaged.
+        """
+        return ModelReport.from_dict(self.folder.report)
 
     @torch.no_grad()
     def class_embeddings(self, classnames: Sequence[str], templates: int = 7) -> Tensor:
@@ -135,7 +143,7 @@ def load_run(
         _tell(how, kernel.missing, len(layers) + count)
         del tensors
         trim_heap()
-    return Run(folder, served, layers, recipe, ModelReport.from_dict(folder.report), learned, how)
+    return Run(folder, served, layers, recipe, learned, how)
 
 
 def _built(
