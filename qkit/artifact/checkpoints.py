@@ -88,8 +88,8 @@ def open_checkpoints(folder: Path, key: Mapping[str, Any]) -> Checkpoints:
 
 
 def drop_checkpoints(folder: Path) -> None:
-    """Remove a folder of parts, if there is one."""
-    if (folder / KEY).is_file():
+    """Remove a folder of parts, or of folders of parts, if there is one."""
+    if any(folder.rglob(KEY)):
         shutil.rmtree(folder, ignore_errors=True)
 
 

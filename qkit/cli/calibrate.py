@@ -80,7 +80,7 @@ def calibrate(
     if out is not None:
         check_target(out, overwrite)
     partial = None if out is None else out.with_name(f"{out.name}.partial")
-    message = f"what was learned is kept in {partial}; the same command goes on there."
+    message = f"what was done is kept in {partial}; the same command goes on there."
     with progress_bars() as progress, kept(partial, message):
         result = run(
             model,

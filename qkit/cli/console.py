@@ -41,15 +41,25 @@ class Interrupted(KeyboardInterrupt):
 def kept(partial: Path | None, message: str) -> Iterator[None]:
     """Tell who interrupts a job that keeps its parts in ``partial`` where it can go on.
 
+    Where no part is done yet, the folder goes.
+
     Raises:
         Interrupted: Ctrl-C, and parts were kept.
     """
     try:
         yield
     except KeyboardInterrupt:
-        if partial is None or not any(partial.glob("*.safetensors")):
+        if partial is None or not any(partial.rglob("*.safetensors")):
+            _drop(partial)
             raise
         raise Interrupted(message) from None
+
+
+def _drop(partial: Path | None) -> None:
+    from qkit.artifact.checkpoints import drop_checkpoints  # torch takes its time
+
+    if partial is not None:
+        drop_checkpoints(partial)
 
 
 def reported(command: Callable[P, None]) -> Callable[P, None]:

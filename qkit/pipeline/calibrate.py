@@ -101,8 +101,8 @@ def calibrate(
         skip_bad: leave unreadable images out, counted, instead of stopping.
         min_coverage: refuse less than this fraction of weights or of MACs quantized.
         progress: who shows how far it is.
-        checkpoints: folder where a reconstruction keeps what it has done, so that the same call
-            goes on there after an interruption; None keeps nothing.
+        checkpoints: folder where a search and a reconstruction keep what they have done, so that
+            the same call goes on there after an interruption; None keeps nothing.
 
     Raises:
         QkitError: anything the caller can mend, in one line.
@@ -126,7 +126,7 @@ def calibrate(
         coverage = give_points(student, resolved)
     require_coverage(coverage, min_coverage)
     if resolved.search is not None:
-        resolved = mixed(student, resolved, calib, watch)
+        resolved = mixed(student, resolved, calib, watch, checkpoints)
         steps, coverage = Steps.of(resolved), give_points(student, resolved)
     session, chosen = steps.run(student, calib, watch, checkpoints)
     evaluator = Evaluator(student.clip, template_count=templates, skip_bad=skip_bad, progress=watch)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The qkit authors
-"""[reconstruction] from the command line: run, stop, go on, refuse."""
+"""Long steps from the command line, [reconstruction] above all: run, stop, go on, refuse."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,6 +32,18 @@ tower = 3
 [[rule]]
 weight = { bits = 4, grid = "normal" }
 input = { bits = 4, granularity = "token", grid = "normal" }
+"""
+
+SEARCHING = """
+[search]
+budget = "bits=5"
+choices = "4/4,8/8"
+samples = 4
+[calibrator]
+method = "minmax"
+[[rule]]
+weight = { bits = 4 }
+input = { bits = 4, granularity = "token" }
 """
 
 
@@ -112,3 +125,28 @@ def test_it_needs_a_weight(qkit, calibrate_args, tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('[reconstruction]\nmethod = "blocks"\n[[rule]]\nweight = false\n')
     one_line_error(qkit(*calibrate_args, f"--recipe={path}"), "[reconstruction]", "no weight")
+
+
+def test_interrupted_before_any_part_nothing_stays(qkit, args, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "keep", stop)
+    result = qkit(*args, f"--out={tmp_path / 'run'}")
+    assert result.exit_code == 130
+    assert "interrupted: nothing was written." in result.stderr
+    assert not (tmp_path / "run.partial").exists()
+
+
+def test_an_interrupted_search_goes_on(qkit, args, stopped, tmp_path):
+    recipe = Path(args[-1].removeprefix("--recipe="))
+    recipe.write_text(SEARCHING)
+    out = stopped(1)
+    assert len(list(out.with_name("run.partial").rglob("*.safetensors"))) == 1
+    done = qkit(*args, f"--out={out}")
+    assert done.exit_code == 0, done.output
+    assert "8/8: one unit" in done.stderr
+    assert "4/4: one unit" not in done.stderr
+    assert not out.with_name("run.partial").exists()
+    assert qkit(*args, f"--out={tmp_path / 'whole'}").exit_code == 0
+    assert same(out, tmp_path / "whole")

@@ -8,11 +8,13 @@ import warnings
 from typing import NamedTuple
 
 from qkit.allocation.solve import Cost
+from qkit.calibration.memory import Forgetful, Memory
 from qkit.errors import QkitWarning
 from qkit.pipeline.inputs import CalibrationData
 from qkit.pipeline.search.asked import Asked
 from qkit.pipeline.search.costs import computed_costs, size_cost
 from qkit.pipeline.search.found import Found
+from qkit.pipeline.search.kept import keep_trial, recall_trial
 from qkit.pipeline.search.meter import Meter
 from qkit.pipeline.search.trial import Trial, try_bits
 from qkit.pipeline.search.units import Unit, list_units
@@ -63,22 +65,40 @@ def open_ground(student: Student, data: CalibrationData, asked: Asked, what: str
 
 
 def explore(
-    ground: Ground, recipe: Recipe, data: CalibrationData, asked: Asked, progress: Progress
+    ground: Ground,
+    recipe: Recipe,
+    data: CalibrationData,
+    asked: Asked,
+    progress: Progress,
+    memory: Memory | None = None,
 ) -> Found:
-    """Calibrate at every choice, and measure each unit alone."""
-    trials = _try_all(ground.meter, recipe, data, asked, progress)
+    """Calibrate at every choice, and measure each unit alone.
+
+    What ``memory`` has of earlier trials is not done again; these have no points, so assignments
+    cannot be measured as a whole then.
+    """
+    trials = _try_all(ground.meter, recipe, data, asked, progress, memory or Forgetful())
     costs = {**ground.costs, "size": size_cost(ground.units, [one.stored for one in trials])}
     return Found(ground.meter, ground.units, trials, costs, asked.budgets)
 
 
 def _try_all(
-    meter: Meter, recipe: Recipe, data: CalibrationData, asked: Asked, progress: Progress
+    meter: Meter,
+    recipe: Recipe,
+    data: CalibrationData,
+    asked: Asked,
+    progress: Progress,
+    memory: Memory,
 ) -> list[Trial]:
     """Every choice; what qkit warns of is the same for each, so only the first may speak."""
     found: list[Trial] = []
     for bits in asked.choices:
-        with warnings.catch_warnings():
-            if found:
-                warnings.simplefilter("ignore", QkitWarning)
-            found.append(try_bits(bits, asked.at(recipe, bits), meter, data, progress))
+        trial = recall_trial(memory, bits)
+        if trial is None:
+            with warnings.catch_warnings():
+                if found:
+                    warnings.simplefilter("ignore", QkitWarning)
+                trial = try_bits(bits, asked.at(recipe, bits), meter, data, progress)
+            keep_trial(memory, trial)
+        found.append(trial)
     return found

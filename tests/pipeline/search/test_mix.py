@@ -9,8 +9,9 @@ import torch
 
 import qkit
 from qkit.artifact.folder import read_run
-from qkit.errors import DataError, RecipeError, SearchError
+from qkit.errors import ArtifactError, DataError, RecipeError, SearchError
 from qkit.pipeline import calibrate as calibrating
+from qkit.pipeline.search import explore as exploring
 from qkit.pipeline.search.asked import read_asked
 from qkit.pipeline.teacher import stored_recipe
 from qkit.recipe.writing import write_recipe
@@ -80,6 +81,47 @@ def test_weights_are_rounded_in_trials_only_where_that_is_asked_for(calibrated):
         named[rounding] = [name for name in found.report.timing if "round weights" in name]
     assert named[False] == ["round weights (adaround)"]
     assert named[True] == ["4/4: round weights (adaround)", "round weights (adaround)"]
+
+
+class Stopped(Exception):
+    """In the place of Ctrl-C."""
+
+
+def stop_after(monkeypatch, trials):
+    """Let a search end after some trials; the choices that were tried."""
+    tried, try_bits = [], exploring.try_bits
+
+    def counted(bits, *rest):
+        if len(tried) == trials:
+            raise Stopped
+        tried.append(str(bits))
+        return try_bits(bits, *rest)
+
+    monkeypatch.setattr(exploring, "try_bits", counted)
+    return tried
+
+
+def test_a_search_goes_on_after_the_trials_that_are_done(made, calibrated, tmp_path, monkeypatch):
+    folder = tmp_path / "partial"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Stopped):
+            calibrated(RECIPE, checkpoints=folder)
+    tried = stop_after(monkeypatch, 9)
+    again = calibrated(RECIPE, checkpoints=folder)
+    assert tried == ["8/8"]
+    assert again.recipe == made.recipe
+    assert again.report.layers == made.report.layers
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"search": SEARCH | {"samples": 4}}])
+def test_trials_of_another_search_are_not_used(calibrated, tmp_path, monkeypatch, other):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(Stopped):
+            calibrated(RECIPE, checkpoints=tmp_path)
+    with pytest.raises(ArtifactError, match=r"another model, recipe or data\. Delete it"):
+        calibrated(replace(RECIPE, **other), checkpoints=tmp_path)
 
 
 @pytest.mark.parametrize(
