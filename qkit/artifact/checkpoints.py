@@ -89,7 +89,7 @@ def open_checkpoints(folder: Path, key: Mapping[str, Any]) -> Checkpoints:
 
 def drop_checkpoints(folder: Path) -> None:
     """Remove a folder of parts, or of folders of parts, if there is one."""
-    if any(folder.rglob(KEY)):
+    if (folder / KEY).is_file() or any(folder.glob(f"*/{KEY}")):
         shutil.rmtree(folder, ignore_errors=True)
 
 
