@@ -8,7 +8,7 @@ import warnings
 from typing import NamedTuple
 
 from qkit.allocation.solve import Cost
-from qkit.calibration.memory import Forgetful, Memory
+from qkit.calibration.memory import Memory
 from qkit.errors import QkitWarning
 from qkit.pipeline.inputs import CalibrationData
 from qkit.pipeline.search.asked import Asked
@@ -70,14 +70,14 @@ def explore(
     data: CalibrationData,
     asked: Asked,
     progress: Progress,
-    memory: Memory | None = None,
+    memory: Memory,
 ) -> Found:
     """Calibrate at every choice, and measure each unit alone.
 
     What ``memory`` has of earlier trials is not done again; these have no points, so assignments
     cannot be measured as a whole then.
     """
-    trials = _try_all(ground.meter, recipe, data, asked, progress, memory or Forgetful())
+    trials = _try_all(ground.meter, recipe, data, asked, progress, memory)
     costs = {**ground.costs, "size": size_cost(ground.units, [one.stored for one in trials])}
     return Found(ground.meter, ground.units, trials, costs, asked.budgets)
 

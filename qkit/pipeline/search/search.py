@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qkit.artifact.folder import read_run
+from qkit.calibration.memory import Forgetful
 from qkit.pipeline.inputs import open_calibration
 from qkit.pipeline.search.asked import SAMPLES, ask
 from qkit.pipeline.search.costs import model_costs
@@ -91,6 +92,6 @@ def search(
         ground = open_ground(student, calib, asked, str(folder.path))
         ran = {**model_costs(student), "size": float(known.size["quantized_bytes"])}
         start = Row("the run", ran, None, ground.meter.whole())
-    found = explore(ground, recipe, calib, asked, watch)
+    found = explore(ground, recipe, calib, asked, watch, Forgetful())
     chosen, report = found.compare(start, source, watch)
     return SearchResult(found.recipe(recipe, chosen), report)
