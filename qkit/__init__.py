@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from qkit.pipeline.export.export import export as export
     from qkit.pipeline.finetune.finetune import finetune_p4q as finetune_p4q
     from qkit.pipeline.finetune.result import FinetuneResult as FinetuneResult
-    from qkit.pipeline.load import Run as Run
     from qkit.pipeline.load import load_run as load
+    from qkit.pipeline.run import Run as Run
     from qkit.pipeline.search.search import SearchResult as SearchResult
     from qkit.pipeline.search.search import search as search
     from qkit.recipe import Recipe as Recipe
@@ -51,6 +51,7 @@ __all__ = [
     "SearchResult",
     "calibrate",
     "export",
+    "finetune_p4q",
     "list_calibrators",
     "list_recipes",
     "load",
@@ -69,7 +70,7 @@ _HOMES = {
     "QkitError": "qkit.errors:QkitError",
     "QkitWarning": "qkit.errors:QkitWarning",
     "Recipe": "qkit.recipe:Recipe",
-    "Run": "qkit.pipeline.load:Run",
+    "Run": "qkit.pipeline.run:Run",
     "SearchResult": "qkit.pipeline.search.search:SearchResult",
     "calibrate": "qkit.pipeline.calibrate:calibrate",
     "export": "qkit.pipeline.export.export:export",

@@ -8,8 +8,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,77 +24,13 @@ from qkit.errors import ArtifactError, QkitError, QkitWarning
 from qkit.graph.attach import attach
 from qkit.graph.layers import Layer, list_layers
 from qkit.graph.match import decide
-from qkit.nn.tensor_quantizer import Mode
 from qkit.pipeline.finetune.learned import MEMBER, Learned, stored_learned
-from qkit.pipeline.texts import encode_classes
-from qkit.progress import ignore
+from qkit.pipeline.run import Run, Runtime
 from qkit.recipe import Recipe, parse_recipe
-from qkit.report.model import ModelReport
 from qkit.runtime.convert import Fallback
 from qkit.runtime.heap import trim_heap
 from qkit.runtime.kernels import NAMES, Kernel, find_device, find_kernel
 from qkit.runtime.load import fill_integers
-
-
-@dataclass(frozen=True, slots=True)
-class Runtime:
-    """How a model computes in integers.
-
-    Attributes:
-        name: as ``load_run`` takes it.
-        kernel: what multiplies, in words; "" where nothing does.
-        fallbacks: layers that compute in float all the same, and why.
-    """
-
-    name: str
-    kernel: str
-    fallbacks: tuple[Fallback, ...]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run folder brought back to life.
-
-    Attributes:
-        folder: its manifest and where it lies.
-        clip: the quantized model with tokenizer and preprocessing.
-        layers: the model's layers.
-        recipe: how it was quantized.
-        learned: the prompt and the adapter of a fine-tuned run, both in use; None for other runs.
-        runtime: how its model computes; None where integers are simulated in float.
-    """
-
-    folder: RunFolder
-    clip: ClipModel
-    layers: tuple[Layer, ...]
-    recipe: Recipe
-    learned: Learned | None = None
-    runtime: Runtime | None = None
-
-    @property
-    def model(self) -> nn.Module:
-        """The quantized model, in eval mode."""
-        return self.clip.model
-
-    @cached_property
-    def report(self) -> ModelReport:
-        """What was measured; made when it is asked for, since a served model needs none.
-
-        Raises:
-            ArtifactError: the stored report is damaged.
-        """
-        return ModelReport.from_dict(self.folder.report)
-
-    @torch.no_grad()
-    def class_embeddings(self, classnames: Sequence[str], templates: int = 7) -> Tensor:
-        """The zero-shot classifier, ``(classes, dim)``, normalised.
-
-        Names stand in the learned prompt where the run has one for them, else in 7 or 80 templates.
-
-        Raises:
-            DataError: there are no so many templates, or a name does not fit the prompt.
-        """
-        return encode_classes(self.clip, classnames, Mode.QUANTIZE, templates, ignore)
 
 
 def load_run(

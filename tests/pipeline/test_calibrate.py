@@ -186,6 +186,7 @@ def test_evaluation_needs_something_to_compare_with(result, shapes):
 
 
 def test_the_public_names_are_there():
+    assert qkit.__all__ == list(qkit._HOMES)
     for name in qkit.__all__:
         assert getattr(qkit, name) is not None
     with pytest.raises(AttributeError, match="calibrat3"):

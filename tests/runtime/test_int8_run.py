@@ -170,6 +170,13 @@ def test_an_unknown_runtime(both):
         qkit.load(both("W4A4").path, runtime="int3")
 
 
+def test_a_simulated_run_does_not_compute_in_integers(both):
+    runs = both("W4A4")
+    assert runs.int8.execution.name == "int8"
+    with pytest.raises(ModelError, match=r"is simulated in float. Load it with a runtime"):
+        _ = qkit.load(runs.path).execution
+
+
 @pytest.mark.parametrize(
     ("device", "said"),
     [

@@ -25,7 +25,7 @@ from qkit.pipeline.bench.contenders import (
     open_exports,
 )
 from qkit.pipeline.bench.memory import memory_of
-from qkit.pipeline.load import Run
+from qkit.pipeline.run import Run
 from qkit.progress import Progress, Silent
 from qkit.report.speed import Footprint, SpeedReport, SpeedRow
 
@@ -84,15 +84,14 @@ def bench(
                     readings = interleaved(works, warmup, repeats, advance)
                 rows += _rows(kind, count, readings)
     footprints = _footprints(run, joined, max(batch_sizes), given, progress if memory else None)
-    assert run.runtime is not None
-    reasons = Counter(fallback.reason for fallback in run.runtime.fallbacks)
+    reasons = Counter(fallback.reason for fallback in run.execution.fallbacks)
     return SpeedReport(
         given,
         warmup,
         repeats,
         tuple(rows),
         footprints,
-        run.runtime.name,
+        run.execution.name,
         len(run.layers),
         dict(reasons),
     )
@@ -124,8 +123,7 @@ def _footprints(
 ) -> dict[str, Footprint]:
     """Files and memory by model; without ``progress``, files only."""
     size = run.report.size
-    assert run.runtime is not None
-    files = dict.fromkeys((*FLOATS, run.runtime.name), size["quantized_bytes"])
+    files = dict.fromkeys((*FLOATS, run.execution.name), size["quantized_bytes"])
     files |= {FP32: size["float_bytes"], BF16: size["float_bytes"] // 2}
     files |= {name: export.bytes for name, export in exports.items()}
     taken: dict[str, tuple[int, int] | None] = dict.fromkeys(files)

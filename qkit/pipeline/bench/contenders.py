@@ -20,7 +20,8 @@ from qkit.clip.text import cut_padding
 from qkit.clip.zero_shot import sample_prompts
 from qkit.errors import ModelError, QkitWarning
 from qkit.exports.opened import ExportFolder, read_export
-from qkit.pipeline.load import Run, load_run
+from qkit.pipeline.load import load_run
+from qkit.pipeline.run import Run
 
 FP32, BF16, INT8, INT4 = "fp32", "bf16", "int8", "int4"
 FLOATS = (FP32, BF16)
@@ -47,9 +48,8 @@ def integer_run(path: Path) -> Run:
     reasons: list[str] = []
     for runtime in (INT8, INT4):
         run = load_quietly(path, runtime)
-        assert run.runtime is not None
         multiplying = {layer.name for layer in run.layers if layer.kind != "embedding"}
-        simulated = {fallback.layer: fallback.reason for fallback in run.runtime.fallbacks}
+        simulated = {fallback.layer: fallback.reason for fallback in run.execution.fallbacks}
         if not multiplying <= simulated.keys():
             return run
         reasons.append(next(iter(simulated.values())))
@@ -78,10 +78,9 @@ def float_model(path: Path, dtype: torch.dtype) -> ClipModel:
 def load_all(path: Path) -> tuple[Run, dict[str, nn.Module]]:
     """The run in integers, and all models by name."""
     run = integer_run(path)
-    assert run.runtime is not None
     floats = {FP32: torch.float32, BF16: torch.bfloat16}
     models = {name: float_model(path, dtype).model for name, dtype in floats.items()}
-    return run, {**models, run.runtime.name: run.model}
+    return run, {**models, run.execution.name: run.model}
 
 
 def open_exports(path: Path, folders: Sequence[Path]) -> dict[str, ExportFolder]:

@@ -24,7 +24,8 @@ from qkit.exports.rewrite import rewrite
 from qkit.exports.towers import TOWERS, Tower, signatures
 from qkit.pipeline.export.interface import describe
 from qkit.pipeline.export.samples import Samples, open_samples
-from qkit.pipeline.load import Run, load_run
+from qkit.pipeline.load import load_run
+from qkit.pipeline.run import Run
 from qkit.pipeline.save import versions
 from qkit.progress import Progress, Silent
 from qkit.report.export import BackendProof, ExportReport, bound_of
@@ -131,8 +132,7 @@ def _features(loaded: Run, samples: Samples, *, gradients: bool = False) -> dict
 def _write(
     form: Format, folder: Path, known: _Known, integer: Run, progress: Progress
 ) -> ExportReport:
-    assert integer.runtime is not None
-    in_float = rewrite(integer.model, integer.runtime.fallbacks, form.operators())
+    in_float = rewrite(integer.model, integer.execution.fallbacks, form.operators())
     context = known.interface["context_length"]
     written: dict[str, int] = {}
     for name, signature in signatures(integer.clip.config, context).items():
