@@ -5,7 +5,8 @@
     python benchmarks/speed.py
 
 Static per-tensor inputs, attention's operands in float; one thread, processor time, the three
-models in turn in one process (`qkit bench`). Writes its tables into benchmarks/README.md.
+models in turn in one process (`qkit bench`). Then the same model with packed 4-bit weights and
+float inputs. Writes its tables into benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from common import markdown_table, write_section
@@ -33,6 +37,7 @@ from qkit.spec import Granularity, QuantSpec, Scheme
 
 WEIGHT = QuantSpec(8, symmetric=True, granularity=Granularity.CHANNEL)
 STATIC = Recipe((SchemeRule("*", scheme=Scheme(WEIGHT, QuantSpec(8))),))
+PACKED = Recipe((SchemeRule("*", scheme=Scheme(replace(WEIGHT, bits=4))),))
 GOALS = {
     ("image", 1): 4.2,
     ("image", 16): 6.0,
@@ -42,14 +47,25 @@ GOALS = {
 }
 
 
-def make_run(folder: Path, bits: int = 8) -> Path:
-    """A run folder at W8A8, or with fewer bits of weights."""
-    flags = qkit.Overrides(samples=8, weight_bits=bits)
-    result = qkit.calibrate(
-        "ViT-B-32:random", "demo:calib", recipe=STATIC, method="minmax", overrides=flags
-    )
-    result.save(folder / f"w{bits}a8")
-    return folder / f"w{bits}a8"
+class Runs(NamedTuple):
+    """Run folders: W8A8, W4A8, and 4-bit weights under float inputs."""
+
+    w8a8: Path
+    w4a8: Path
+    w4: Path
+
+
+def make_runs(folder: Path) -> Runs:
+    """Calibrate the three; random weights do not care how well."""
+    runs = Runs(*(folder / name for name in Runs._fields))
+    four = qkit.Overrides(samples=8, weight_bits=4)
+    wanted = [(STATIC, qkit.Overrides(samples=8)), (STATIC, four), (PACKED, four)]
+    for path, (recipe, flags) in zip(runs, wanted, strict=True):
+        made = qkit.calibrate(
+            "ViT-B-32:random", "demo:calib", recipe=recipe, method="minmax", overrides=flags
+        )
+        made.save(path)
+    return runs
 
 
 def load_seconds(path: Path) -> tuple[float, float]:
@@ -63,7 +79,7 @@ def load_seconds(path: Path) -> tuple[float, float]:
     return time.process_time() - cpu, time.perf_counter() - wall
 
 
-def speed_rows(found: list[SpeedRow]) -> list[list[str]]:
+def speed_rows(found: Sequence[SpeedRow], runtime: str) -> list[list[str]]:
     """One row a kind of batch: milliseconds of the three models, and the ratios."""
     places = list(dict.fromkeys((row.what, row.batch) for row in found))
     rows = []
@@ -71,43 +87,61 @@ def speed_rows(found: list[SpeedRow]) -> list[list[str]]:
         by = {row.model: row for row in found if (row.what, row.batch) == (what, batch)}
         times = [
             f"{1e3 * by[name].cpu.median:.1f} ± {1e3 * by[name].cpu.spread:.1f}"
-            for name in ("fp32", "bf16", "int8")
+            for name in ("fp32", "bf16", runtime)
         ]
-        over_bf16 = by["bf16"].cpu.median / by["int8"].cpu.median
-        ratios = [f"{by['int8'].speedup:.2f}x", f"{over_bf16:.2f}x"]
-        goal = GOALS.get((what, batch))
+        over_bf16 = by["bf16"].cpu.median / by[runtime].cpu.median
+        ratios = [f"{by[runtime].speedup:.2f}x", f"{over_bf16:.2f}x"]
+        goal = GOALS.get((what, batch)) if runtime == "int8" else None
         aim = "" if goal is None else f"at least {goal}x"
         rows.append([what, str(batch), *times, *ratios, aim])
     return rows
 
 
-def size_rows(path: Path, four: Path) -> list[list[str]]:
+def speed_table(found: Sequence[SpeedRow], runtime: str) -> str:
+    """The table of one integer model."""
+    times = ["fp32 ms", "bf16 ms", f"{runtime} ms"]
+    header = ["what", "batch", *times, "of fp32", "of bf16", "goal"]
+    return markdown_table(header, speed_rows(found, runtime))
+
+
+def size_rows(runs: Runs) -> list[list[str]]:
     """Files, loading, memory."""
-    sizes = {p: read_run(p).report["size"] for p in (path, four)}
-    ratio = {p: s["float_bytes"] / s["quantized_bytes"] for p, s in sizes.items()}
+    goals = {runs.w8a8: ("W8A8", "at least 3.9x"), runs.w4a8: ("W4A8", "at least 7x")}
+    rows = []
+    for path, (bits, goal) in goals.items():
+        size = read_run(path).report["size"]
+        ratio = size["float_bytes"] / size["quantized_bytes"]
+        rows.append([f"file of {bits} against fp32", f"{ratio:.2f}x smaller", goal])
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as fresh:
-        loads = [fresh.submit(load_seconds, path).result() for _ in range(3)]
+        loads = [fresh.submit(load_seconds, runs.w8a8).result() for _ in range(3)]
     cpu, wall = (statistics.median(seconds) for seconds in zip(*loads, strict=True))
-    rows = [
-        ["file of W8A8 against fp32", f"{ratio[path]:.2f}x smaller", "at least 3.9x"],
-        ["file of W4A8 against fp32", f"{ratio[four]:.2f}x smaller", "at least 7x"],
-        ["load, after imports", f"{cpu:.2f} s of processor, {wall:.2f} s", "at most 1 s"],
+    rows.append(["load, after imports", f"{cpu:.2f} s of processor, {wall:.2f} s", "at most 1 s"])
+    return rows + memory_rows(runs)
+
+
+def memory_rows(runs: Runs) -> list[list[str]]:
+    """Held and at most while loading and encoding, of the integer models and of fp32."""
+    paths = {"fp32": runs.w8a8, "int8": runs.w8a8, "int4": runs.w4}
+    taken = {name: memory_of(name, path, 1, 1) for name, path in paths.items()}
+    full = taken.pop("fp32")
+    return [
+        [
+            f"memory {what}, {name} of fp32",
+            f"{own[i] / 1e6:.0f} of {full[i] / 1e6:.0f} MB, 1/{full[i] / own[i]:.1f}",
+            "at most 1/3" if name == "int8" else "",
+        ]
+        for name, own in taken.items()
+        for i, what in enumerate(("held", "peak"))
+        if full is not None and own is not None
     ]
-    taken = {name: memory_of(name, path, 1, 1) for name in ("fp32", "int8")}
-    if taken["fp32"] is not None and taken["int8"] is not None:
-        for i, what in enumerate(("held", "peak")):
-            full, small = taken["fp32"][i] / 1e6, taken["int8"][i] / 1e6
-            said = f"{small:.0f} of {full:.0f} MB, 1/{full / small:.1f}"
-            rows.append([f"memory {what}, int8 of fp32", said, "at most 1/3"])
-    return rows
 
 
 def read_options(description: str | None) -> argparse.Namespace:
     """Batch sizes and repeats from the command line."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--images", type=int, nargs="*", default=[1, 16, 64])
-    parser.add_argument("--texts", type=int, nargs="*", default=[64])
+    parser.add_argument("--images", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--texts", type=int, nargs="+", default=[64])
     parser.add_argument("--repeats", type=int, default=7)
     return parser.parse_args()
 
@@ -117,17 +151,15 @@ def main() -> None:
     warnings.simplefilter("ignore", QkitWarning)
     torch.set_num_threads(1)
     found: list[SpeedRow] = []
+    options = {"thread_count": 1, "repeats": args.repeats, "memory": False}
     with tempfile.TemporaryDirectory() as folder:
-        path, four = make_run(Path(folder)), make_run(Path(folder), 4)
+        runs = make_runs(Path(folder))
         batches = {("image",): args.images, ("captions", "full texts"): args.texts}
         for what, sizes in batches.items():
-            if sizes:
-                options = {"thread_count": 1, "repeats": args.repeats, "memory": False}
-                report = bench(path, batch_sizes=sizes, what=what, **options)
-                found += report.rows
-        sizes_table = markdown_table(["what", "measured", "goal"], size_rows(path, four))
-    header = ["what", "batch", "fp32 ms", "bf16 ms", "int8 ms", "of fp32", "of bf16", "goal"]
-    tables = markdown_table(header, speed_rows(found)) + "\n\n" + sizes_table
+            found += bench(runs.w8a8, batch_sizes=sizes, what=what, **options).rows
+        packed = bench(runs.w4, batch_sizes=args.images, what=["image"], **options).rows
+        sizes_table = markdown_table(["what", "measured", "goal"], size_rows(runs))
+    tables = "\n\n".join([speed_table(found, "int8"), speed_table(packed, "int4"), sizes_table])
     print(tables)
     command = f"python benchmarks/speed.py --repeats {args.repeats}"
     images, texts = (" ".join(map(str, sizes)) for sizes in (args.images, args.texts))
