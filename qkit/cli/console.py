@@ -41,18 +41,19 @@ class Interrupted(KeyboardInterrupt):
 def kept(partial: Path | None, message: str) -> Iterator[None]:
     """Tell who interrupts a job that keeps its parts in ``partial`` where it can go on.
 
-    Where no part is done yet, the folder goes.
+    Where no part is done yet, the folder goes, as it does after an error.
 
     Raises:
         Interrupted: Ctrl-C, and parts were kept.
     """
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, QkitError) as stopped:
         if partial is None or not any(partial.rglob("*.safetensors")):
             _drop(partial)
-            raise
-        raise Interrupted(message) from None
+        elif isinstance(stopped, KeyboardInterrupt):
+            raise Interrupted(message) from None
+        raise
 
 
 def _drop(partial: Path | None) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkit.cli.console import progress_bars, reported, stderr, stdout
+from qkit.cli.console import kept, progress_bars, reported, stderr, stdout
 
 if TYPE_CHECKING:
     from qkit.report.search import SearchReport
@@ -53,6 +53,7 @@ def search(
 
     The recipe that comes out is for `qkit calibrate --recipe`.
     """
+    from qkit.artifact.checkpoints import drop_checkpoints
     from qkit.artifact.folder import read_run
     from qkit.pipeline.search.search import search as find
     from qkit.recipe.writing import check_recipe_target
@@ -61,7 +62,9 @@ def search(
     read_run(run)
     target = run / NAME if out is None else out
     check_recipe_target(target, overwrite=overwrite)
-    with progress_bars() as progress:
+    partial = target.with_name(f"{target.name}.partial")
+    message = f"what was tried is kept in {partial}; the same command goes on after it."
+    with progress_bars() as progress, kept(partial, message):
         found = find(
             run,
             budget,
@@ -72,8 +75,10 @@ def search(
             times=times,
             rounding=rounding,
             progress=progress,
+            checkpoints=partial,
         )
         found.save(target, overwrite=overwrite)
+        drop_checkpoints(partial)
     if as_json:
         typer.echo(json.dumps(found.report.to_dict(), indent=1))
     else:

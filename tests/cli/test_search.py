@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from qkit.pipeline.search import trial
+from qkit.pipeline.search import explore, trial
 from qkit.recipe import load_recipe
 from tests.cli.conftest import one_line_error
 
@@ -75,6 +75,28 @@ def test_mistakes_are_one_line(qkit, run, flags, parts):
 def test_a_missing_run_and_a_missing_budget(qkit, run, tmp_path):
     one_line_error(qkit("search", tmp_path / "none", "-b", "bits=5"), "none is no run folder")
     assert qkit("search", run).exit_code == 2
+
+
+def test_ctrl_c_keeps_what_was_tried(qkit, run, monkeypatch):
+    """The same command goes on after it, and leaves nothing but the recipe."""
+    partial, first = run / "search.toml.partial", explore.try_bits
+
+    def interrupted(bits, *rest):
+        if str(bits) == "8/8":
+            raise KeyboardInterrupt
+        return first(bits, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(explore, "try_bits", interrupted)
+        result = qkit("search", run, "-b", "bits=6", *QUICK)
+    assert result.exit_code == 130
+    said = " ".join(result.stderr.split())
+    assert f"kept in {partial}; the same command goes on" in said
+    again = qkit("search", run, "-b", "bits=6", *QUICK)
+    assert again.exit_code == 0, again.output
+    assert "8/8: one unit at a time" in again.stderr
+    assert "4/8: one unit at a time" not in again.stderr
+    assert not partial.exists()
 
 
 def test_ctrl_c_writes_nothing(qkit, run, monkeypatch):

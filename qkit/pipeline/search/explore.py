@@ -74,8 +74,7 @@ def explore(
 ) -> Found:
     """Calibrate at every choice, and measure each unit alone.
 
-    What ``memory`` has of earlier trials is not done again; these have no points, so assignments
-    cannot be measured as a whole then.
+    What ``memory`` has of earlier trials is not done again.
     """
     trials = _try_all(ground.meter, recipe, data, asked, progress, memory)
     costs = {**ground.costs, "size": size_cost(ground.units, [one.stored for one in trials])}
@@ -93,12 +92,13 @@ def _try_all(
     """Every choice; what qkit warns of is the same for each, so only the first may speak."""
     found: list[Trial] = []
     for bits in asked.choices:
-        trial = recall_trial(memory, bits)
+        plan = asked.at(recipe, bits)
+        trial = recall_trial(memory, bits, plan, meter.student)
         if trial is None:
             with warnings.catch_warnings():
                 if found:
                     warnings.simplefilter("ignore", QkitWarning)
-                trial = try_bits(bits, asked.at(recipe, bits), meter, data, progress)
-            keep_trial(memory, trial)
+                trial = try_bits(bits, plan, meter, data, progress)
+            keep_trial(memory, trial, meter.student)
         found.append(trial)
     return found

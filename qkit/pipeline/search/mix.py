@@ -50,6 +50,6 @@ def mixed(
     asked, plain = read_asked(recipe), replace(recipe, search=None)
     with progress.phase("encode pairs", None):
         ground = open_ground(student, data, asked, "the recipe")
-        memory = open_trials(checkpoints, student, recipe, data)
+        memory = open_trials(checkpoints, student, recipe, data, asked)
     found = explore(ground, plain, data, asked, progress, memory)
     return found.recipe(plain, found.best())

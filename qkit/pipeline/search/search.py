@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qkit.artifact.folder import read_run
-from qkit.calibration.memory import Forgetful
 from qkit.pipeline.inputs import open_calibration
 from qkit.pipeline.search.asked import SAMPLES, ask
 from qkit.pipeline.search.costs import model_costs
 from qkit.pipeline.search.explore import check_steps, explore, open_ground
+from qkit.pipeline.search.kept import open_trials
 from qkit.pipeline.teacher import load_teacher, stored_recipe
 from qkit.progress import Progress, Silent
 from qkit.recipe import Recipe
@@ -54,6 +54,7 @@ def search(
     times: str | Path | None = None,
     rounding: bool = True,
     progress: Progress | None = None,
+    checkpoints: Path | None = None,
 ) -> SearchResult:
     """Find the bits of every layer that keep image-text probabilities nearest to the float model's.
 
@@ -76,6 +77,7 @@ def search(
         rounding: whether weights are rounded in the trials as the run's ``[rounding]`` says, or to
             the nearest, which is faster.
         progress: who shows how far it is.
+        checkpoints: folder where trials are kept, so that the same call goes on after them.
 
     Raises:
         QkitError: anything the caller can mend, in one line.
@@ -92,6 +94,7 @@ def search(
         ground = open_ground(student, calib, asked, str(folder.path))
         ran = {**model_costs(student), "size": float(known.size["quantized_bytes"])}
         start = Row("the run", ran, None, ground.meter.whole())
-    found = explore(ground, recipe, calib, asked, watch, Forgetful())
+        memory = open_trials(checkpoints, student, recipe, calib, asked)
+    found = explore(ground, recipe, calib, asked, watch, memory)
     chosen, report = found.compare(start, source, watch)
     return SearchResult(found.recipe(recipe, chosen), report)

@@ -11,10 +11,10 @@ import qkit
 from qkit.artifact.folder import read_run
 from qkit.errors import ArtifactError, DataError, RecipeError, SearchError
 from qkit.pipeline import calibrate as calibrating
-from qkit.pipeline.search import explore as exploring
 from qkit.pipeline.search.asked import read_asked
 from qkit.pipeline.teacher import stored_recipe
 from qkit.recipe.writing import write_recipe
+from tests.pipeline.search.conftest import Stopped, stop_after
 
 SEARCH = {"budget": "bits=4", "choices": "3/4,4/4,8/8", "samples": 6}
 START = replace(qkit.load_recipe("w4a4-mse"), samples=6)
@@ -81,24 +81,6 @@ def test_weights_are_rounded_in_trials_only_where_that_is_asked_for(calibrated):
         named[rounding] = [name for name in found.report.timing if "round weights" in name]
     assert named[False] == ["round weights (adaround)"]
     assert named[True] == ["4/4: round weights (adaround)", "round weights (adaround)"]
-
-
-class Stopped(Exception):
-    """In the place of Ctrl-C."""
-
-
-def stop_after(monkeypatch, trials):
-    """Let a search end after some trials; the choices that were tried."""
-    tried, try_bits = [], exploring.try_bits
-
-    def counted(bits, *rest):
-        if len(tried) == trials:
-            raise Stopped
-        tried.append(str(bits))
-        return try_bits(bits, *rest)
-
-    monkeypatch.setattr(exploring, "try_bits", counted)
-    return tried
 
 
 def test_a_search_goes_on_after_the_trials_that_are_done(made, calibrated, tmp_path, monkeypatch):

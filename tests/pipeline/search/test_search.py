@@ -18,6 +18,7 @@ from qkit.pipeline.search import explore as exploring
 from qkit.pipeline.search import search as searching
 from qkit.recipe import SchemeRule
 from qkit.recipe.schema import StepConfig
+from tests.pipeline.search.conftest import Stopped, stop_after
 
 CHOICES = "3/4,4/4,8/8"
 UNITS = 20  # of the tiny model: 32 layers, 4 attention cores, q, k and v together
@@ -120,6 +121,31 @@ def test_a_transform_and_a_rounding_take_part(save_run):
     found = qkit.search(path, "bits=5", choices="4/4,8/8", samples=4)
     assert (found.recipe.transform.method, found.recipe.rounding.method) == ("best", "adaround")
     assert found.report.run.measured == pytest.approx(found.report.uniform[0].measured, rel=1e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"recipe": "w4a4-best-ptq", "bits": None, "method": None}])
+def test_it_goes_on_after_the_trials_that_are_done(save_run, tmp_path, monkeypatch, options):
+    """With points from a file, coordinates and roundings too, assignments measure the same."""
+    path = save_run(**options)
+    asked = {"choices": CHOICES, "samples": 6}
+    whole = qkit.search(path, "bits=4", **asked)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Stopped):
+            qkit.search(path, "bits=4", **asked, checkpoints=tmp_path)
+    tried = stop_after(monkeypatch, 9)
+    again = qkit.search(path, "bits=4", **asked, checkpoints=tmp_path)
+    assert tried == ["8/8"]
+    assert again == whole
+
+
+def test_trials_serve_another_budget(run, tmp_path, monkeypatch):
+    asked = {"choices": CHOICES, "samples": 6, "checkpoints": tmp_path}
+    qkit.search(run, "bits=4", **asked)
+    stop_after(monkeypatch, 0)
+    assert qkit.search(run, "bits=6", **asked).report.budgets == ("bits=6",)
+    with pytest.raises(ArtifactError, match="another model, recipe or data"):
+        qkit.search(run, "bits=6", **asked | {"samples": 5})
 
 
 def test_reconstruction_is_left_to_the_recipe_that_comes_out(save_run):
