@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Tests that load other inference runtimes, which get a process of their own.
 APART := tests/export tests/cli/test_export.py
+# Files of tests are dealt out whole, as their fixtures are shared, and in order: long ones come early.
+SPREAD := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test test-slow lint types imports unit package format clean
 
@@ -41,8 +43,9 @@ package: $(STAMP)
 	$(BIN)/python -m build --no-isolation --outdir dist . > /dev/null
 	@find dist -name '*.whl' -size -20000k | grep . || (echo "the wheel is too large"; exit 1)
 
+# A process a core, a thread each; the backends' tests have all threads.
 unit: $(STAMP)
-	$(BIN)/pytest -m "not slow and not gpu and not backends" $(APART:%=--ignore=%)
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(SPREAD) -m "not slow and not gpu and not backends" $(APART:%=--ignore=%)
 	$(BIN)/pytest -m "not slow and not gpu and backends"
 
 test-slow: $(STAMP)
