@@ -48,6 +48,8 @@ class Blocks:
         streams: what the error of the streams behind the blocks counts beside both.
         crops: how many random crops of each image are learned from beside it; towers see new ones
             every time.
+        half: whether the products of a step are made in bfloat16 where the device has it. That is
+            faster, but at 8 bits its own rounding is what would be learned.
         seed: of the batches' order, and of the crops.
     """
 
@@ -63,6 +65,7 @@ class Blocks:
     distance: float = 10.0
     streams: float = 30.0
     crops: int = 1
+    half: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -136,7 +139,7 @@ class _Tower:
             target = rig.run([stage], target, quantized=False)
             error = BlockError(rig, stage, stream, target, importance)
             steps = (options.iterations, options.rate, options.fine)
-            training = Training(*steps, options.dropped, options.seed)
+            training = Training(*steps, options.dropped, options.half, options.seed)
             found |= self._learned(stage.name, stage.layers, training, error)
             stream = rig.run([stage], stream, quantized=True)
         return found
@@ -148,7 +151,8 @@ class _Tower:
         seen = views(self.rig, options.crops)
         error = TowerError(self.rig, seen, others, scale, options.distance, options.streams)
         steps = (options.tower, options.tower_rate, options.tower_fine)
-        return self._learned(self.rig.tower, layers, Training(*steps, 0.0, options.seed), error)
+        training = Training(*steps, 0.0, options.half, options.seed)
+        return self._learned(self.rig.tower, layers, training, error)
 
     def _learned(
         self,

@@ -30,6 +30,7 @@ class Training:
         rate: step size (Adam) of weights, in levels.
         fine: step size of biases, and of the logarithms of scales.
         dropped: share of the values of inputs that are left unrounded at random (QDrop).
+        half: products in bfloat16, see ``half_products``.
         seed: of the batches' order.
     """
 
@@ -37,6 +38,7 @@ class Training:
     rate: float
     fine: float
     dropped: float
+    half: bool
     seed: int
 
     def run(
@@ -59,7 +61,7 @@ class Training:
                 self._fall(adam, done)
                 adam.zero_grad()
                 with applied(weights):
-                    with half_products(device):
+                    with half_products(device, wanted=self.half):
                         found = loss(number)
                     found.backward()
                 adam.step()

@@ -185,6 +185,19 @@ def test_interrupted_it_goes_on_to_the_same_result(calibrated, kept):
         assert torch.equal(weight.qparams.scale, again[point].qparams.scale)
 
 
+def test_products_are_made_in_half_precision_unless_that_is_not_wanted(calibrated, monkeypatch):
+    learned = {}
+    for half, there in ((True, True), (False, True), (True, False)):
+        made = calibrated()
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cpu, "get_capabilities", lambda there=there: {"bf16": there})
+            found = replace(QUICK, half=half).reconstruct(made.bench, Forgetful(), silent)
+        learned[half, there] = [one.qparams.scale for one in found.values()]
+    in_half, unwanted, missing = learned.values()
+    assert all(torch.equal(a, b) for a, b in zip(unwanted, missing, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(in_half, missing, strict=True))
+
+
 def test_progress_counts_every_step(calibrated):
     made, done = calibrated(), []
     QUICK.reconstruct(made.bench, Forgetful(), lambda n, **figures: done.append((n, figures)))
