@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Tests that load other inference runtimes, which get a process of their own.
 APART := tests/export tests/cli/test_export.py
-# Files of tests are dealt out whole, as their fixtures are shared, and in order: long ones come early.
+# Files of tests are dealt out whole, as their fixtures are shared, and in order.
 SPREAD := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test test-slow lint types imports unit package format clean
