@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from qkit.errors import SearchError
 from qkit.pipeline.search import explore, trial
 from qkit.recipe import load_recipe
 from tests.cli.conftest import one_line_error
@@ -99,13 +100,22 @@ def test_ctrl_c_keeps_what_was_tried(qkit, run, monkeypatch):
     assert not partial.exists()
 
 
-def test_ctrl_c_writes_nothing(qkit, run, monkeypatch):
+@pytest.mark.parametrize(
+    ("stopped", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted: nothing was written."),
+        (SearchError("it cannot be. Try another."), 1, "it cannot be. Try another."),
+    ],
+)
+def test_stopped_before_anything_is_tried_it_leaves_nothing(
+    qkit, run, monkeypatch, stopped, code, said
+):
     def interrupted(*_):
-        raise KeyboardInterrupt
+        raise stopped
 
     monkeypatch.setattr(trial.Meter, "alone", interrupted)
     before = sorted(p.name for p in run.iterdir())
     result = qkit("search", run, "-b", "bits=6", *QUICK)
-    assert result.exit_code == 130
-    assert "interrupted: nothing was written." in result.stderr
+    assert result.exit_code == code
+    assert said in result.stderr
     assert sorted(p.name for p in run.iterdir()) == before
