@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 import qkit
 from qkit.clip.loading import load_model
-from qkit.clip.model import ClipModel, rebuild
+from qkit.clip.model import ClipModel
+from qkit.clip.rebuild import rebuild
 
 TINY = {
     "embed_dim": 32,

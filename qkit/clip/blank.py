@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from qkit.clip.model import ClipModel, rebuild
+from qkit.clip.model import ClipModel
+from qkit.clip.rebuild import rebuild
 
 RANDOM = frozenset(
     {"normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_"}

@@ -4,14 +4,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
@@ -92,28 +89,6 @@ def wrap(model: nn.Module) -> ClipModel:
         )
         raise ModelError(message)
     return assemble(type(model).__name__, model, tokenizer, {})
-
-
-def rebuild(spec: str, config: Mapping[str, Any]) -> ClipModel:
-    """Build the architecture that ``config`` describes again, with random weights.
-
-    Raises:
-        ModelError: open_clip cannot build it.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
-        name = f"local-dir:{folder}"
-        try:
-            with quiet_open_clip():
-                model = open_clip.create_model(name, load_weights=False)
-                tokenizer = open_clip.get_tokenizer(name)
-        except LOAD_ERRORS as error:
-            cause = first_line(error)
-            message = (
-                f"the stored architecture of {spec!r} cannot be built: {cause}. Check versions."
-            )
-            raise ModelError(message) from error
-    return assemble(spec, model.eval(), tokenizer, dict(config))
 
 
 def logit_scale(model: Any) -> float:

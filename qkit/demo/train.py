@@ -33,7 +33,7 @@ def train(
     import torch
 
     from qkit.clip.loading import load_model
-    from qkit.clip.model import rebuild
+    from qkit.clip.rebuild import rebuild
     from qkit.demo.checkpoint import (
         RECORD,
         WEIGHTS,

@@ -18,7 +18,8 @@ from qkit.artifact.folder import RunFolder, read_run
 from qkit.artifact.tensors import from_tensors, to_tensors
 from qkit.clip.blank import blank
 from qkit.clip.layout import swap_clip
-from qkit.clip.model import ClipModel, rebuild
+from qkit.clip.model import ClipModel
+from qkit.clip.rebuild import rebuild
 from qkit.clip.unpadded import drop_padding
 from qkit.errors import ArtifactError, QkitError, QkitWarning
 from qkit.graph.attach import attach

@@ -13,7 +13,6 @@ from PIL import Image
 from safetensors.torch import save
 
 from qkit.clip.loading import load_model
-from qkit.clip.model import rebuild
 from qkit.errors import ModelError
 
 NEEDS = "The folder needs open_clip_config.json and its weights"
@@ -44,20 +43,6 @@ def test_local_folder_gives_model_tokenizer_and_preprocessing(tiny, tiny_folder,
     assert tiny.preprocess(Image.new("RGB", (50, 40))).shape == (3, 32, 32)
     assert tiny.model.encode_image(pixels).shape == (4, 32)
     assert tiny.config["preprocess_cfg"]["size"] in (32, (32, 32), [32, 32])
-
-
-def test_rebuilt_architecture_takes_the_state_of_the_original(tiny, pixels, tokens):
-    config = json.loads(json.dumps(tiny.config))
-    again = rebuild("tiny", config)
-    again.model.load_state_dict(tiny.model.state_dict())
-    assert torch.equal(again.model.encode_image(pixels), tiny.model.encode_image(pixels))
-    assert torch.equal(again.tokenizer(["a dog", "two small cats on a red mat", "sky"]), tokens)
-    assert json.dumps(again.config) == json.dumps(tiny.config)
-
-
-def test_architecture_that_cannot_be_built_is_refused():
-    with pytest.raises(ModelError, match=r"architecture of 'x' cannot be built: .*Check versions"):
-        rebuild("x", {"model_cfg": {"embed_dim": 1}})
 
 
 def test_unknown_name_names_the_nearest():

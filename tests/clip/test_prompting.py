@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qkit.clip.model import rebuild
 from qkit.clip.prompt import POSITIONS, LearnedPrompt
 from qkit.clip.prompt_layout import lay_out
 from qkit.clip.prompting import (
@@ -19,6 +18,7 @@ from qkit.clip.prompting import (
     prompt_encoder,
     token_table,
 )
+from qkit.clip.rebuild import rebuild
 from qkit.errors import DataError, ModelError
 from qkit.pipeline.student import prepare
 from tests.clip.conftest import END, NAMES, features

@@ -12,7 +12,7 @@ from qkit.calibration.bench import Bench
 from qkit.calibration.install import install
 from qkit.calibration.observe import Batch, observe, set_mode
 from qkit.calibration.session import open_session
-from qkit.clip.model import rebuild
+from qkit.clip.rebuild import rebuild
 from qkit.clip.stages import list_stages
 from qkit.graph.blocks import Block
 from qkit.graph.layers import list_points

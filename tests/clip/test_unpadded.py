@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from qkit.clip.layout import swap_clip
-from qkit.clip.model import rebuild
+from qkit.clip.rebuild import rebuild
 from qkit.clip.text import ShortTextCLIP
 from qkit.clip.unpadded import PORTION, UnpaddedCLIP, drop_padding, in_portions
 from tests.graph.conftest import MODELS, stir

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from qkit.clip.loading import load_model
-from qkit.clip.model import rebuild
+from qkit.clip.rebuild import rebuild
 from qkit.demo import checkpoint
 from qkit.demo.checkpoint import (
     CONFIG,

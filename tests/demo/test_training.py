@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from qkit.clip.model import rebuild
+from qkit.clip.rebuild import rebuild
 from qkit.demo.checkpoint import read_config
 from qkit.demo.scenes.words import SHAPES, TRAINED
 from qkit.demo.training.batches import (

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkit.clip.model import rebuild
+from qkit.clip.rebuild import rebuild
 from qkit.demo.checkpoint import read_config
 from qkit.demo.scenes.parts import Part, item
 from qkit.demo.training.vocabulary import used_tokens

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import qkit
-from qkit.clip.model import rebuild
+from qkit.clip.rebuild import rebuild
 from tests.graph.conftest import MODELS, stir
 
 pytestmark = pytest.mark.backends

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from qkit.clip.loading import load_model
-from qkit.clip.model import ClipModel, rebuild
+from qkit.clip.model import ClipModel
+from qkit.clip.rebuild import rebuild
 from qkit.pipeline.student import Student, prepare
 
 VISION = {"image_size": 32, "layers": 2, "width": 64, "head_width": 16, "patch_size": 8}

@@ -7,7 +7,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from qkit.clip.model import rebuild
+from qkit.clip.rebuild import rebuild
 from qkit.pipeline.student import give_points, prepare
 from qkit.recipe import Recipe
 from tests.graph.conftest import TEXT, VISION

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import qkit
-from qkit.clip.model import rebuild
+from qkit.clip.rebuild import rebuild
 from qkit.runtime.kernels import missing_kernel
 from tests.graph.conftest import MODELS, stir
 from tests.runtime.conftest import int8

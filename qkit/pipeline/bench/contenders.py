@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from qkit.artifact.folder import MODEL, read_run
-from qkit.clip.model import ClipModel, rebuild
+from qkit.clip.model import ClipModel
+from qkit.clip.rebuild import rebuild
 from qkit.clip.text import cut_padding
 from qkit.clip.zero_shot import sample_prompts
 from qkit.errors import ModelError, QkitWarning
