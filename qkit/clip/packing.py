@@ -24,27 +24,14 @@ AT_ONCE = 8  # sequences of a batch
 
 
 class Pack(NamedTuple):
-    """Some texts as one sequence of ``L`` columns.
+    """Some texts as one sequence of ``L`` columns, or as ``N`` of them side by side.
 
-    tokens: ``(L,)`` token numbers. positions: ``(L,)``, counted from each text's start. mask:
-    ``(L, L)``, added to attention's scores. filled: columns of context vectors. vectors: which of
-    the flattened context vectors stand there. ends: where each text ends, ``(texts,)``.
-    """
+    Of sequences side by side the shorter ones are filled up with columns that nobody reads, and
+    ``filled`` and ``ends`` count through all of them.
 
-    tokens: Tensor
-    positions: Tensor
-    mask: Tensor
-    filled: Tensor
-    vectors: Tensor
-    ends: Tensor
-
-
-class Batch(NamedTuple):
-    """Some sequences side by side, the shorter ones filled up with columns that nobody reads.
-
-    tokens, positions: ``(N, L)``. mask: ``(N, L, L)``, added to attention's scores. filled: columns
-    of context vectors, counted through all sequences. vectors: which of the flattened context
-    vectors stand there. ends: where each text ends, counted through all sequences.
+    tokens: ``(..., L)`` token numbers. positions: ``(..., L)``, counted from each text's start.
+    mask: ``(..., L, L)``, added to attention's scores. filled: columns of context vectors. vectors:
+    which of the flattened context vectors stand there. ends: where each text ends, ``(texts,)``.
     """
 
     tokens: Tensor
@@ -71,18 +58,18 @@ def pack(layout: PromptLayout, ends: Tensor, *, shared: bool) -> tuple[Pack, ...
     )
 
 
-def batches(packs: tuple[Pack, ...]) -> tuple[Batch, ...]:
+def batches(packs: tuple[Pack, ...]) -> tuple[Pack, ...]:
     """The same sequences, some at once."""
     return tuple(_stack(packs[i : i + AT_ONCE]) for i in range(0, len(packs), AT_ONCE))
 
 
-def run_packed(tower: Any, packed: tuple[Batch, ...], context: Tensor) -> Tensor:
+def run_packed(tower: Any, packed: tuple[Pack, ...], context: Tensor) -> Tensor:
     """Features ``(texts, dim)`` of packed texts with context vectors ``(..., vectors, width)``."""
     flat = context.flatten(0, -2)
     return torch.cat([_run(tower, one, flat) for one in packed])
 
 
-def _run(tower: Any, batch: Batch, vectors: Tensor) -> Tensor:
+def _run(tower: Any, batch: Pack, vectors: Tensor) -> Tensor:
     dtype = tower.transformer.get_cast_dtype()
     x = tower.token_embedding(batch.tokens).clone()
     x.flatten(0, 1)[batch.filled] = vectors[batch.vectors].to(x.dtype)
@@ -92,7 +79,7 @@ def _run(tower: Any, batch: Batch, vectors: Tensor) -> Tensor:
     return project(tower, tower.ln_final(x).flatten(0, 1)[batch.ends])
 
 
-def _stack(packs: tuple[Pack, ...]) -> Batch:
+def _stack(packs: tuple[Pack, ...]) -> Pack:
     length = max(len(one.tokens) for one in packs)
     masks = []
     for one in packs:
@@ -100,7 +87,7 @@ def _stack(packs: tuple[Pack, ...]) -> Batch:
         alone.fill_diagonal_(0.0)  # a column that sees nothing at all would be no number
         alone[: len(one.tokens), : len(one.tokens)] = one.mask
         masks.append(alone)
-    return Batch(
+    return Pack(
         torch.stack([_filled_up(one.tokens, length) for one in packs]),
         torch.stack([_filled_up(one.positions, length) for one in packs]),
         torch.stack(masks),
