@@ -79,6 +79,7 @@ SCENES = (
     ),
     Line("W4A8 best-ptq, then blocks, scenes alone", "w4a8-best", BLOCKS, bed="testbed"),
 )
+QUARTER, NO_CROPS = ("reconstruction.tower=192",), "reconstruction.crops=0"
 EMBEDDINGS = ("reconstruction.streams=0.0", "reconstruction.tower_rate=3e-3")
 PLAIN = (NO_TRANSFORM, NO_ROUNDING)
 ABLATION = (
@@ -96,22 +97,17 @@ ABLATION = (
     Line("W4A4 best-ptq without sweeps", "w4a4-best-ptq", ("rounding.sweeps=0",)),
     Line("W4A4 best-ptq, ridge 0.1", "w4a4-best-ptq", ("rounding.ridge=0.1",)),
     Line("W4A4 best-ptq, bias corrected", "w4a4-best-ptq", ("rounding.bias=true",)),
-    Line("W4A4 best, uniform weights", "w4a4-best", ('rule.0.weight.grid="uniform"',)),
     Line("W4A4 best-ptq, then blocks", "w4a4-best", BLOCKS),
     Line("W4A8 best-ptq, then blocks", "w4a8-best", BLOCKS),
-    Line("W4A4 best, blocks before", "w4a4-best", ("reconstruction.iterations=192",)),
-    Line("W4A4 best, a quarter of the steps", "w4a4-best", ("reconstruction.tower=192",)),
-    Line("W4A4 best, no crops", "w4a4-best", ("reconstruction.crops=0",)),
+    Line("W4A4 best, a quarter of the steps", "w4a4-best", QUARTER),
+    Line("W4A4 best, a quarter of the steps, no crops", "w4a4-best", (*QUARTER, NO_CROPS)),
     *(
         Line(f"{bits} best, embeddings alone", f"{bits.lower()}-best", EMBEDDINGS)
         for bits in ("W4A4", "W4A8")
     ),
 )
-LEARNED = tuple(  # what a search gives each layer, learned
-    Line(f"{bits} mixed, then learned", f"{bits.lower()}-best", ('search.budget="bits=4"',))
-    for bits in ("W4A4", "W4A8")
-)
-LINES = (*READY, *LEARNED, *SCENES, *ABLATION)
+LEARNED = Line("W4A4 mixed, then learned", "w4a4-best", ('search.budget="bits=4"',))
+LINES = (*READY, LEARNED, *SCENES, *ABLATION)
 
 
 def run_unit(bed: Bed, line: Line, seed: int, kept: Results, threads: int) -> None:
