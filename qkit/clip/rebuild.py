@@ -33,7 +33,7 @@ def rebuild(spec: str, config: Mapping[str, Any]) -> ClipModel:
 class LateTokenizer:
     """The tokenizer that a configuration names, built for the first text.
 
-    It takes an eighth of a second, or packages, that whoever encodes images alone does without.
+    It takes time, or packages, that whoever encodes images alone does without.
     What is asked of it beside texts (``vocab_size``, ``decode``), open_clip's own answers.
     """
 
@@ -52,7 +52,7 @@ class LateTokenizer:
 
     def __getattr__(self, name: str) -> Any:
         """Ask the tokenizer itself."""
-        if name.startswith("__") or name in {"spec", "config"}:  # while it is copied
+        if name.startswith("__"):  # asked for while it is copied, before there is a configuration
             raise AttributeError(name)
         return getattr(self._built, name)
 
