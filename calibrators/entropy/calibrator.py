@@ -106,6 +106,11 @@ class Entropy:
             message = "optimize_encoder is the paper's. Leave it out with mode = 'released'."
             raise ValueError(message)
 
+    @property
+    def learns_affines(self) -> bool:
+        """See ``AffineLearner``."""
+        return self.optimize_encoder
+
     def calibrate(self, session: CalibrationSession, advance: Advance) -> Mapping[PointId, QParams]:
         """Choose every scale, tower by tower and block by block.
 

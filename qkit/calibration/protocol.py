@@ -32,6 +32,16 @@ class Calibrator(Protocol):
         ...
 
 
+@runtime_checkable
+class AffineLearner(Calibrator, Protocol):
+    """A calibrator that may learn LayerNorms along with scales, see ``Annotated.affines``."""
+
+    @property
+    def learns_affines(self) -> bool:
+        """Whether it does with these options: what would undo it is refused before any work."""
+        ...
+
+
 class TransformMethod(Protocol):
     """Chooses the coordinates in which inputs, and the weights that read them, are rounded.
 

@@ -18,6 +18,7 @@ from qkit.calibration.install import install, install_rounded
 from qkit.calibration.memory import Forgetful, Memory
 from qkit.calibration.observe import observe
 from qkit.calibration.protocol import (
+    AffineLearner,
     Calibrator,
     ReconstructionMethod,
     RoundingMethod,
@@ -73,9 +74,12 @@ class Steps:
             RecipeError: a step has nothing to do.
         """
         _check(recipe)
+        calibrator = create_calibrator(recipe.calibrator.method, recipe.calibrator.options)
+        if isinstance(calibrator, AffineLearner) and calibrator.learns_affines:
+            _keep_affines(recipe)
         return cls(
             _create(TRANSFORMS, recipe.transform),
-            create_calibrator(recipe.calibrator.method, recipe.calibrator.options),
+            calibrator,
             _create(ROUNDINGS, recipe.rounding),
             _create(RECONSTRUCTIONS, recipe.reconstruction),
             recipe,
@@ -94,8 +98,11 @@ class Steps:
         method = self.recipe.calibrator.method
         with watch.phase(f"choose scales ({method})", len(session.points)) as step:
             chosen = self.calibrator.calibrate(session, step)
-            install(student.model, chosen, affines_of(chosen))
-        self._round(student, data, bool(affines_of(chosen)), watch)
+            affines = affines_of(chosen)
+            install(student.model, chosen, affines)
+        if affines:  # of a calibrator that did not say so
+            _keep_affines(self.recipe)
+        self._round(student, data, watch)
         self._reconstruct(student, data, watch, checkpoints)
         return session, chosen
 
@@ -107,18 +114,10 @@ class Steps:
             found = self.transform.choose(bench(student, data), step)
             install_transforms(student.layers, found)
 
-    def _round(
-        self, student: Student, data: CalibrationData, learned: bool, watch: Progress
-    ) -> None:
+    def _round(self, student: Student, data: CalibrationData, watch: Progress) -> None:
         config = self.recipe.rounding
         if self.rounding is None or config is None:
             return
-        if learned:
-            message = (
-                f"[rounding] {config.method!r} would undo what the calibrator learned of "
-                "LayerNorms. Drop [rounding], or optimize_encoder."
-            )
-            raise RecipeError(message)
         with watch.phase(f"round weights ({config.method})", _inputs(student)) as step:
             found = self.rounding.round(bench(student, data), step)
         install_rounded(student.model, found)
@@ -171,6 +170,15 @@ def _inputs(student: Student) -> int:
         if layer.kind not in ("attention", "embedding")
     }
     return len(found)
+
+
+def _keep_affines(recipe: Recipe) -> None:
+    if recipe.rounding is not None:
+        message = (
+            f"[rounding] {recipe.rounding.method!r} would undo what the calibrator learned of "
+            "LayerNorms. Drop [rounding], or optimize_encoder."
+        )
+        raise RecipeError(message)
 
 
 def _check(recipe: Recipe) -> None:

@@ -170,14 +170,24 @@ def test_they_are_timed_and_named(calibrated):
     )
 
 
+UNDONE = r"^\[rounding\] 'gptq' would undo what the calibrator learned of LayerNorms\. Drop \[rou"
+
+
+def test_a_calibrator_that_says_so_is_refused_before_any_work():
+    learning = CalibratorConfig("entropy", {"optimize_encoder": True})
+    recipe = replace(FEW, calibrator=learning)
+    Steps.of(recipe)
+    with pytest.raises(RecipeError, match=UNDONE):
+        Steps.of(replace(recipe, rounding=ROUNDING))
+
+
 def test_what_was_learned_of_layer_norms_would_be_undone(tiny, data):
     recipe = replace(FEW, rounding=ROUNDING)
     student = prepare(tiny)
     give_points(student, recipe)
     samples = open_calibration(data, 2, 0, skip_bad=False)
     steps = Steps(None, Learned(), Gptq(samples=2), None, recipe)
-    fact = r"^\[rounding\] 'gptq' would undo what the calibrator learned of LayerNorms\. Drop \[rou"
-    with pytest.raises(RecipeError, match=fact):
+    with pytest.raises(RecipeError, match=UNDONE):
         steps.run(student, samples, Stopwatch(Silent()))
     replace(steps, rounding=None, recipe=FEW).run(student, samples, Stopwatch(Silent()))
 
