@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The qkit authors
-"""Which step sizes P4Q learns best with, on images of the same classes that it does not learn from.
+"""Which step sizes and losses P4Q learns best with, on images of its classes that it does not see.
 
     python benchmarks/p4q_rate.py --on testbed --epochs 10
 
@@ -26,7 +26,7 @@ from results import FOLDER, Results
 from qkit.clip.model import ClipModel
 from qkit.errors import QkitWarning
 from qkit.nn.tensor_quantizer import Mode
-from qkit.p4q.config import PAPER_RATE, AdapterConfig, P4QConfig, PromptConfig
+from qkit.p4q.config import PAPER_RATE, AdapterConfig, LossConfig, P4QConfig, PromptConfig
 from qkit.pipeline.evaluate import EncodedImages, Evaluator
 from qkit.pipeline.finetune.gains import adapted
 
@@ -34,6 +34,8 @@ SHOTS = 16
 FACTORS = (1, 10, 30, 100, 300, 1000)
 ADAPTER_RATES = (3e-4, 1e-3, 3e-3)
 RATIOS = (0.2, 0.5)
+DISTILL = (0.1, 0.3, 1.0, 3.0)
+TEMPERATURES = (1.0, 2.0)
 PHRASE = "a photo of a"
 
 
@@ -56,6 +58,18 @@ def trials(batch_size: int = 128) -> Iterator[tuple[str, P4QConfig | None]]:
             for factor in FACTORS[1:]:
                 prompt = PromptConfig(rate=PAPER_RATE * batch_size * factor)
                 yield f"both x{factor}, {title}", replace(full, prompt=prompt, adapter=adapter)
+    for loss in losses():
+        title = f"distillation {loss.distill:g}, temperature {loss.temperature:g}"
+        yield f"adapter, {title}", replace(full, prompt=None, loss=loss)
+        yield f"both, {title}", replace(full, loss=loss)
+
+
+def losses() -> Iterator[LossConfig]:
+    """How much the teacher counts, at which temperature; not at all first."""
+    yield LossConfig(distill=0.0)
+    for weight in DISTILL:
+        for temperature in TEMPERATURES:
+            yield LossConfig(distill=weight, temperature=temperature)
 
 
 def in_float(config: P4QConfig) -> P4QConfig:
