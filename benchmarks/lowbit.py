@@ -79,8 +79,8 @@ SCENES = (
     ),
     Line("W4A8 best-ptq, then blocks, scenes alone", "w4a8-best", BLOCKS, bed="testbed"),
 )
-QUARTER, NO_CROPS = ("reconstruction.tower=192",), "reconstruction.crops=0"
-EMBEDDINGS = ("reconstruction.streams=0.0", "reconstruction.tower_rate=3e-3")
+QUARTER, CROPS = "reconstruction.tower=192", "reconstruction.crops=2"
+EMBEDDINGS = ("reconstruction.streams=0.0", "reconstruction.tower_rate=3e-3", CROPS)
 PLAIN = (NO_TRANSFORM, NO_ROUNDING)
 ABLATION = (
     Line("W4A4 mse alone", "w4a4-best-ptq", PLAIN),
@@ -99,14 +99,15 @@ ABLATION = (
     Line("W4A4 best-ptq, bias corrected", "w4a4-best-ptq", ("rounding.bias=true",)),
     Line("W4A4 best-ptq, then blocks", "w4a4-best", BLOCKS),
     Line("W4A8 best-ptq, then blocks", "w4a8-best", BLOCKS),
-    Line("W4A4 best, a quarter of the steps", "w4a4-best", QUARTER),
-    Line("W4A4 best, a quarter of the steps, no crops", "w4a4-best", (*QUARTER, NO_CROPS)),
+    Line("W4A4 best, crops", "w4a4-best", (CROPS,)),
+    Line("W4A4 best, a quarter of the steps", "w4a4-best", (QUARTER,)),
+    Line("W4A4 best, crops, a quarter of the steps", "w4a4-best", (CROPS, QUARTER)),
     *(
         Line(f"{bits} best, embeddings alone", f"{bits.lower()}-best", EMBEDDINGS)
         for bits in ("W4A4", "W4A8")
     ),
 )
-LEARNED = Line("W4A4 mixed, then learned", "w4a4-best", ('search.budget="bits=4"',))
+LEARNED = Line("W4A4 mixed, then learned", "w4a4-best", ('search.budget="bits=4"', CROPS))
 LINES = (*READY, LEARNED, *SCENES, *ABLATION)
 
 
