@@ -71,12 +71,12 @@ class Steps:
 
         Raises:
             RegistryError: a name or an option is unknown, or an option is refused.
-            RecipeError: a step has nothing to do.
+            RecipeError: a step has nothing to do, or would undo another.
         """
         _check(recipe)
         calibrator = create_calibrator(recipe.calibrator.method, recipe.calibrator.options)
         if isinstance(calibrator, AffineLearner) and calibrator.learns_affines:
-            _keep_affines(recipe)
+            _check_affines(recipe)
         return cls(
             _create(TRANSFORMS, recipe.transform),
             calibrator,
@@ -101,7 +101,7 @@ class Steps:
             affines = affines_of(chosen)
             install(student.model, chosen, affines)
         if affines:  # of a calibrator that did not say so
-            _keep_affines(self.recipe)
+            _check_affines(self.recipe)
         self._round(student, data, watch)
         self._reconstruct(student, data, watch, checkpoints)
         return session, chosen
@@ -172,7 +172,7 @@ def _inputs(student: Student) -> int:
     return len(found)
 
 
-def _keep_affines(recipe: Recipe) -> None:
+def _check_affines(recipe: Recipe) -> None:
     if recipe.rounding is not None:
         message = (
             f"[rounding] {recipe.rounding.method!r} would undo what the calibrator learned of "
