@@ -12,6 +12,7 @@ title holds it. Results are kept as they come. Writes its table into benchmarks/
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -65,11 +66,11 @@ def trials(batch_size: int = 128) -> Iterator[tuple[str, P4QConfig | None]]:
 
 
 def losses() -> Iterator[LossConfig]:
-    """How much the teacher counts, at which temperature; not at all first."""
+    """How much the teacher counts, at which temperature; the default is what all else learns by."""
     yield LossConfig(distill=0.0)
-    for weight in DISTILL:
-        for temperature in TEMPERATURES:
-            yield LossConfig(distill=weight, temperature=temperature)
+    every = itertools.product(DISTILL, TEMPERATURES)
+    found = (LossConfig(distill=weight, temperature=t) for weight, t in every)
+    yield from (loss for loss in found if loss != LossConfig())
 
 
 def in_float(config: P4QConfig) -> P4QConfig:
